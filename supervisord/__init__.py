@@ -1,0 +1,3 @@
+"""supervisord: a containerd-compatible container supervisor daemon."""
+
+__version__ = "0.1.0"

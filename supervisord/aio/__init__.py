@@ -1,0 +1,1 @@
+"""Small asyncio parts that every room uses: owned tasks, and locks by identity."""

@@ -1,0 +1,67 @@
+"""Plugins: everything the daemon is made of, each with a type, an id, requirements and config.
+
+Importing registers nothing. Boot takes one tuple of built-in registrations plus the entry points
+of the group ``supervisord.plugins`` (each an object of type Registration or a callable that
+answers one), refuses duplicates and cycles, starts them in the order of their requirements, and
+closes them in reverse. A plugin that raises ``SkipPlugin`` is reported as skipped with its
+reason; one that raises anything else is reported as failed, and is fatal only when required.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+class SkipPlugin(Exception):
+    """The plugin does not apply here; the text says why (``no btrfs on /var/lib/...``)."""
+
+
+class PluginContext(Protocol):
+    """What a plugin is started with."""
+
+    root: str
+    state: str
+    config: Mapping[str, Any]
+
+    def get(self, type: str, id: str = "") -> Any:
+        """The started instance of that type (and id; else the only one, or the first in order of
+        registration). Raises NotFound."""
+        ...
+
+    def all(self, type: str) -> Mapping[str, Any]:
+        """All started instances of that type by id."""
+        ...
+
+    def export(self, key: str, value: str) -> None:
+        """Adds an export that Introspection shows (``root``)."""
+        ...
+
+    def capability(self, *names: str) -> None:
+        """Adds capabilities that Introspection shows."""
+        ...
+
+    def on_close(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Pushes what must run when the daemon stops, in reverse order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """One plugin: ``type`` and ``id`` as containerd names them (``io.containerd.snapshotter.v1``,
+    ``overlayfs``), the types it needs started first (``"*"`` for all others), its config keys
+    with their defaults, and whether the daemon can run without it."""
+
+    type: str
+    id: str
+    start: Callable[[PluginContext], Awaitable[Any]]
+    requires: Sequence[str] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    config_help: Mapping[str, str] = field(default_factory=dict)
+    required: bool = False
+
+    @property
+    def uri(self) -> str:
+        """``TYPE.ID``, the name of its table in the config file."""
+        return f"{self.type}.{self.id}"
