@@ -91,8 +91,14 @@ class Snapshotter(Protocol):
         """As ``prepare``, read-only."""
         ...
 
-    async def commit(self, name: str, key: str, labels: Mapping[str, str]) -> None:
-        """Raises NotFound (key), AlreadyExists (name), FailedPrecondition (not active)."""
+    async def commit(
+        self, name: str, key: str, labels: Mapping[str, str], parent: str = ""
+    ) -> None:
+        """Commits; the labels replace the active snapshot's. ``parent`` gives one to a snapshot
+        that was prepared without (offered by those with the capability ``rebase``).
+
+        Raises NotFound (key, parent), AlreadyExists (name), FailedPrecondition (not active, or
+        the parent is not committed), InvalidArgument (it has another parent)."""
         ...
 
     async def remove(self, key: str) -> None:
@@ -132,7 +138,7 @@ class SnapshotService(Protocol):
     ) -> Sequence[Mount]: ...
 
     async def commit(
-        self, scope: Scope, name: str, key: str, labels: Mapping[str, str]
+        self, scope: Scope, name: str, key: str, labels: Mapping[str, str], parent: str = ""
     ) -> None: ...
 
     async def remove(self, scope: Scope, key: str) -> None: ...
