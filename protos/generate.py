@@ -16,6 +16,7 @@ import os
 import re
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -57,12 +58,9 @@ def include_paths(root: Path = ROOT) -> list[str]:
     return found
 
 
-def clean(root: Path = ROOT) -> None:
-    """Removes every generated file, so that a source that went away leaves no stub."""
-    for pattern in GENERATED:
-        for path in root.rglob(pattern):
-            path.unlink()
-    (root / STAMP.name).unlink(missing_ok=True)
+def generated(root: Path = ROOT) -> set[Path]:
+    """The stubs that lie below ``root``, relative to it."""
+    return {path.relative_to(root) for pattern in GENERATED for path in root.rglob(pattern)}
 
 
 def _rewrite(path: Path, packages: tuple[str, ...]) -> None:
@@ -80,34 +78,76 @@ def _has_service(path: Path) -> bool:
     return re.search(r"^service\s", path.read_text(), flags=re.M) is not None
 
 
-def generate(root: Path = ROOT) -> int:
-    """Generates all stubs and returns how many sources there were.
+def render(target: Path, root: Path = ROOT) -> int:
+    """Writes the stubs of all sources below ``root`` to ``target``; answers how many sources.
 
     Raises RuntimeError if a source does not compile.
     """
     from grpc_tools import protoc
 
-    clean(root)
     found = sources(root)
     includes = [f"-I{path}" for path in include_paths(root)]
-    base = ["protoc", *includes, f"--python_out={root}", f"--mypy_out=quiet:{root}"]
     scripts = os.pathsep.join((sysconfig.get_path("scripts"), str(Path(sys.executable).parent)))
     os.environ["PATH"] = scripts + os.pathsep + os.environ.get("PATH", "")
-    if protoc.main([*base, *map(str, found)]) != 0:
+    messages = [f"--python_out={target}", f"--mypy_out=quiet:{target}"]
+    if protoc.main(["protoc", *includes, *messages, *map(str, found)]) != 0:
         raise RuntimeError("the .proto sources do not compile")
+    services = [f"--grpc_python_out={target}", f"--mypy_grpc_out=quiet:{target}"]
     served = [str(path) for path in found if _has_service(path)]
-    grpc = [f"--grpc_python_out={root}", f"--mypy_grpc_out=quiet:{root}"]
-    if protoc.main(["protoc", *includes, *grpc, *served]) != 0:
+    if protoc.main(["protoc", *includes, *services, *served]) != 0:
         raise RuntimeError("the services of the .proto sources do not compile")
     packages = tuple(sorted({path.relative_to(root).parts[0] for path in found}))
-    for pattern in GENERATED:
-        for path in root.rglob(pattern):
-            _rewrite(path, packages)
-    (root / STAMP.name).write_text(fingerprint(root))
+    for name in generated(target):
+        _rewrite(target / name, packages)
     return len(found)
 
 
+def differing(root: Path = ROOT) -> list[Path]:
+    """Stubs that are missing, left over, or not what the sources generate now."""
+    with tempfile.TemporaryDirectory() as scratch:
+        fresh = Path(scratch)
+        render(fresh, root)
+        return sorted(
+            name
+            for name in generated(fresh) | generated(root)
+            if not (root / name).is_file()
+            or not (fresh / name).is_file()
+            or (root / name).read_bytes() != (fresh / name).read_bytes()
+        )
+
+
+def generate(root: Path = ROOT) -> int:
+    """Brings all stubs up to date and answers how many sources there are.
+
+    Each file is replaced as a whole and only where it changed, so that a process that imports
+    the stubs meanwhile is not disturbed. Raises RuntimeError if a source does not compile.
+    """
+    with tempfile.TemporaryDirectory(dir=root, prefix=".stubs-") as scratch:
+        fresh = Path(scratch)
+        count = render(fresh, root)
+        wanted = generated(fresh)
+        for name in wanted:
+            stub = root / name
+            if not stub.is_file() or stub.read_bytes() != (fresh / name).read_bytes():
+                (fresh / name).replace(stub)
+        for name in generated(root) - wanted:
+            if not name.parts[0].startswith(".stubs-"):
+                (root / name).unlink()
+    (root / STAMP.name).write_text(fingerprint(root))
+    return count
+
+
+def main(arguments: list[str]) -> int:
+    """``--check`` only compares; ``--if-stale`` returns at once when nothing changed."""
+    if "--check" in arguments:
+        stale = differing()
+        for name in stale:
+            sys.stderr.write(f"protos/{name} is not what its source generates\n")
+        return 1 if stale else 0
+    if "--if-stale" not in arguments or not is_current():
+        sys.stdout.write(f"generated stubs of {generate()} .proto files\n")
+    return 0
+
+
 if __name__ == "__main__":
-    if "--if-stale" in sys.argv[1:] and is_current():
-        sys.exit(0)
-    sys.stdout.write(f"generated stubs of {generate()} .proto files\n")
+    sys.exit(main(sys.argv[1:]))
