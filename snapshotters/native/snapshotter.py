@@ -1,0 +1,124 @@
+"""Snapshots as whole directory trees: an active one is a copy of its parent.
+
+Made for filesystems that overlayfs cannot stand on; slow and large, but without surprises. The
+copy runs in a thread, shares extents where the filesystem can (reflink), and is complete before
+its row is written. A view of a parent has no directory: it is that parent, mounted read-only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from snapshotters import index
+from snapshotters.base import DirectorySnapshotter
+from supervisord.aio.locks import KeyedLock
+from supervisord.contracts.errors import FailedPrecondition, ResourceExhausted
+from supervisord.contracts.snapshots import Kind, Mount
+from supervisord.sqlite.database import Database
+
+from .copy import copy_tree
+
+_MODE = 0o755
+
+
+class NativeSnapshotter(DirectorySnapshotter):
+    """Make it with ``open``."""
+
+    def __init__(self, root: Path, database: Database, *, sync_remove: bool = False) -> None:
+        super().__init__(root, database, sync_remove=sync_remove)
+        self._keys = KeyedLock()
+        self._copied: Counter[int] = Counter()
+
+    @classmethod
+    async def open(cls, root: Path | str, *, sync_remove: bool = False) -> NativeSnapshotter:
+        """Opens the snapshotter at ``root``, made if it is not there."""
+        root = Path(root)
+        await asyncio.to_thread(_make_root, root)
+        database = await Database.open(root / "metadata.sqlite", index.MIGRATIONS)
+        try:
+            return cls(root, database, sync_remove=sync_remove)
+        except BaseException:
+            await database.close()
+            raise
+
+    def _tree(self, id: int) -> str:
+        return self._path(id)
+
+    async def _create(
+        self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]
+    ) -> index.Chain:
+        async with self._keys.hold(key):
+            id = self._take_id()
+            try:
+                await self._make(id, kind, key, parent)
+                return await self._database.write(
+                    partial(_insert, id=id, kind=kind, key=key, parent=parent, labels=labels)
+                )
+            except BaseException:
+                await self._drop(id)
+                raise
+            finally:
+                self._making.discard(id)
+
+    async def _make(self, id: int, kind: Kind, key: str, parent: str) -> None:
+        parents = self._database.read(partial(index.parent_of_new, key=key, parent=parent))
+        if kind == Kind.VIEW and parents:
+            return
+        source = self._tree(parents[0]) if parents else None
+        if parents:
+            self._copied[parents[0]] += 1
+        try:
+            await asyncio.to_thread(_fill, self._tree(id), source)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise ResourceExhausted(f"snapshot {key!r}: no space left on the disk") from error
+            raise
+        finally:
+            if parents:
+                self._copied[parents[0]] -= 1
+                self._copied += Counter()  # forgets the zeros
+
+    def _remove_row(self, connection: sqlite3.Connection, key: str) -> index.Row:
+        row = super()._remove_row(connection, key)
+        if self._copied[row.id]:
+            raise FailedPrecondition(
+                f"snapshot {key!r}: cannot remove snapshot with child: one is being made"
+            )
+        return row
+
+    def _mounts(self, chain: index.Chain) -> Sequence[Mount]:
+        view = chain.kind == Kind.VIEW
+        shown = chain.parents[0] if view and chain.parents else chain.id
+        return [Mount("bind", self._tree(shown), ("rbind", "ro" if view else "rw"))]
+
+
+def _insert(
+    connection: sqlite3.Connection,
+    id: int,
+    kind: Kind,
+    key: str,
+    parent: str,
+    labels: Mapping[str, str],
+) -> index.Chain:
+    parents = index.parent_of_new(connection, key, parent)
+    return index.insert(connection, id, kind, key, parents, labels)
+
+
+def _fill(target: str, source: str | None) -> None:
+    folder = Path(target)
+    folder.mkdir(mode=0o700)
+    if source is None:
+        folder.chmod(_MODE)
+    else:
+        copy_tree(source, target)
+
+
+def _make_root(root: Path) -> None:
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (root / "snapshots").mkdir(mode=0o700, exist_ok=True)

@@ -1,0 +1,5 @@
+"""The overlayfs snapshotter: one directory of changes per snapshot, stacked by the kernel."""
+
+from .snapshotter import OverlaySnapshotter
+
+__all__ = ["OverlaySnapshotter"]
