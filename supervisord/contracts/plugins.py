@@ -9,9 +9,15 @@ reason; one that raises anything else is reported as failed, and is fatal only w
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import ServiceDescriptor
+
+    from .typed import TypedValue
 
 
 class SkipPlugin(Exception):
@@ -19,10 +25,13 @@ class SkipPlugin(Exception):
 
 
 class PluginContext(Protocol):
-    """What a plugin is started with."""
+    """What a plugin is started with: ``root`` and ``state`` are its own folders (named by its
+    uri, not made before it makes them), ``config`` its table of the file over its defaults,
+    ``address`` the daemon's gRPC socket (the ttrpc one is ``ADDRESS.ttrpc``)."""
 
     root: str
     state: str
+    address: str
     config: Mapping[str, Any]
 
     def get(self, type: str, id: str = "") -> Any:
@@ -65,3 +74,53 @@ class Registration:
     def uri(self) -> str:
         """``TYPE.ID``, the name of its table in the config file."""
         return f"{self.type}.{self.id}"
+
+
+class State(enum.Enum):
+    """What became of a plugin."""
+
+    OK = "ok"
+    SKIPPED = "skip"
+    FAILED = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class PluginStatus:
+    """One plugin as Introspection reports it; ``reason`` is why it was skipped or failed."""
+
+    type: str
+    id: str
+    requires: Sequence[str]
+    state: State
+    reason: str = ""
+    exports: Mapping[str, str] = field(default_factory=dict)
+    capabilities: Sequence[str] = ()
+
+
+class PluginRegistry(Protocol):
+    """What the graph of plugins tells about itself while it runs."""
+
+    def statuses(self) -> Sequence[PluginStatus]:
+        """All plugins in the order in which they were started."""
+        ...
+
+    def instance(self, type: str, id: str) -> Any:
+        """The started instance. Raises NotFound, FailedPrecondition if it did not start."""
+        ...
+
+
+class Informative(Protocol):
+    """An instance that answers Introspection's PluginInfo (the runtime: its features)."""
+
+    async def plugin_info(self, options: TypedValue) -> TypedValue: ...
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcService:
+    """What a plugin of type ``io.containerd.grpc.v1`` answers (or a sequence of them): a service
+    of the wire and the object that serves it, a method per RPC in snake case; see
+    ``supervisord.services.server``. ``name`` serves the descriptor under another full name."""
+
+    descriptor: ServiceDescriptor
+    implementation: object
+    name: str = ""

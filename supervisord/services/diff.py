@@ -1,0 +1,52 @@
+"""containerd.services.diff.v1: the differs in their configured order of preference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from protos.containerd.services.diff.v1 import diff_pb2 as pb
+from supervisord.contracts.diff import ApplyOptions, Differ, DiffOptions
+from supervisord.contracts.errors import Unimplemented
+from supervisord.contracts.images import Descriptor
+
+from .call import Call
+from .wire import from_descriptor, from_mounts, nanoseconds, required, to_descriptor, typed_map
+
+
+class DiffService:
+    """Asks each differ in turn until one does not answer Unimplemented."""
+
+    def __init__(self, differs: Sequence[Differ], *, sync_fs: bool) -> None:
+        self._differs = differs
+        self._sync_fs = sync_fs
+
+    async def apply(self, call: Call, request: pb.ApplyRequest) -> pb.ApplyResponse:
+        required(request.HasField("diff"), "diff")
+        layer = from_descriptor(request.diff)
+        mounts = from_mounts(request.mounts)
+        options = ApplyOptions(typed_map(request.payloads), request.sync_fs or self._sync_fs)
+        refusal = Unimplemented(f"no differ applies media type {layer.media_type!r}")
+        for differ in self._differs:
+            try:
+                applied = await differ.apply(call.scope, layer, mounts, options)
+            except Unimplemented as error:
+                refusal = error
+            else:
+                return pb.ApplyResponse(applied=to_descriptor(applied))
+        raise refusal
+
+    async def diff(self, call: Call, request: pb.DiffRequest) -> pb.DiffResponse:
+        epoch = None
+        if request.HasField("source_date_epoch"):
+            epoch = nanoseconds(request.source_date_epoch) // 1_000_000_000
+        options = DiffOptions(request.media_type, request.ref, dict(request.labels), epoch)
+        lower, upper = from_mounts(request.left), from_mounts(request.right)
+        refusal = Unimplemented(f"no differ writes media type {options.media_type!r}")
+        for differ in self._differs:
+            try:
+                layer: Descriptor = await differ.diff(call.scope, lower, upper, options)
+            except Unimplemented as error:
+                refusal = error
+            else:
+                return pb.DiffResponse(diff=to_descriptor(layer))
+        raise refusal
