@@ -1,0 +1,106 @@
+"""Processes: subreaper, names, pidfds, start times, descriptors, and word to systemd."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import socket
+from pathlib import Path
+
+from . import syscalls
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+_LAST_FD = (1 << 32) - 1
+_CLOSE_RANGE_CLOEXEC = 4
+_SYS_CLOSE_RANGE = 436
+
+
+def set_subreaper(enabled: bool = True) -> None:
+    """Orphans below this process become its children from now on."""
+    syscalls.prctl(_PR_SET_CHILD_SUBREAPER, int(enabled), 0, 0, 0)
+
+
+def set_name(name: str) -> None:
+    """The name of this thread as ``ps`` shows it; the kernel keeps 15 bytes."""
+    buffer = ctypes.create_string_buffer(name.encode()[:15])
+    syscalls.prctl(_PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0)
+
+
+def set_parent_death_signal(number: int) -> None:
+    """The signal that this process gets when the thread that forked it ends (0 for none)."""
+    syscalls.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+
+
+def pidfd_open(pid: int) -> int:
+    """A descriptor of a process; readable once it has ended. Raises ProcessLookupError."""
+    return os.pidfd_open(pid)
+
+
+def pidfd_send_signal(pidfd: int, number: int) -> None:
+    """Raises ProcessLookupError when the process has been reaped."""
+    signal.pidfd_send_signal(pidfd, number)
+
+
+def start_time(pid: int, proc: str = "/proc") -> int | None:
+    """When a process started, in clock ticks since boot: with the pid it names one process for
+    ever (until a reboot). None when there is none, or only its zombie is left."""
+    try:
+        stat = Path(proc, str(pid), "stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
+        return None
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    if fields[0] in (b"Z", b"X"):
+        return None
+    return int(fields[19])
+
+
+def alive(pid: int, started: int) -> bool:
+    """Whether the process that had this pid and start time is still there."""
+    return pid > 0 and start_time(pid) == started
+
+
+def boot_id(proc: str = "/proc") -> str:
+    """The id of this boot of the machine."""
+    return Path(proc, "sys/kernel/random/boot_id").read_text().strip()
+
+
+def close_range(first: int, last: int = _LAST_FD, *, cloexec: bool = False) -> None:
+    """Closes all descriptors from ``first`` to ``last``, or has the next exec close them."""
+    try:
+        flags = _CLOSE_RANGE_CLOEXEC if cloexec else 0
+        syscalls.syscall(_SYS_CLOSE_RANGE, first, last, flags)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EINVAL):
+            raise
+        for entry in list(Path("/proc/self/fd").iterdir()):  # Linux before 5.9
+            fd = int(entry.name)
+            if first <= fd <= last:
+                _close_or_mark(fd, cloexec)
+
+
+def _close_or_mark(fd: int, cloexec: bool) -> None:
+    try:
+        if cloexec:
+            os.set_inheritable(fd, False)
+        else:
+            os.close(fd)
+    except OSError as error:
+        if error.errno != errno.EBADF:  # the listing's own descriptor
+            raise
+
+
+def sd_notify(state: str) -> bool:
+    """Tells systemd (``READY=1``, ``STOPPING=1``, ``STATUS=...``); False where nobody asked."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return False
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.connect(address)
+        sock.sendall(state.encode())
+    return True
