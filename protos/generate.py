@@ -94,7 +94,7 @@ def render(target: Path, root: Path = ROOT) -> int:
         raise RuntimeError("the .proto sources do not compile")
     services = [f"--grpc_python_out={target}", f"--mypy_grpc_out=quiet:{target}"]
     served = [str(path) for path in found if _has_service(path)]
-    if protoc.main(["protoc", *includes, *services, *served]) != 0:
+    if served and protoc.main(["protoc", *includes, *services, *served]) != 0:
         raise RuntimeError("the services of the .proto sources do not compile")
     packages = tuple(sorted({path.relative_to(root).parts[0] for path in found}))
     for name in generated(target):

@@ -1,0 +1,112 @@
+"""Finds calls that block the event loop.
+
+Called by ``tests/conftest.py`` for unit tests. Every callback of every loop is timed; time that
+the thread merely waited for a processor does not count, so that a busy machine fails nothing.
+While a callback is late, a watchdog thread samples its stack: the callback counts only if our
+own code, not the test's, was the innermost of the two, and nothing was being imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.base_events
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+LIMIT = float(os.environ.get("SUPERVISORD_TEST_BLOCKING_SECONDS", "0.15"))
+"""Seconds that one callback may hold the loop."""
+
+_ROOT = Path(__file__).resolve().parent.parent
+_OURS = tuple(f"{_ROOT / room}/" for room in ("supervisord", "shims", "snapshotters"))
+_TESTS = f"{_ROOT / 'tests'}/"
+_PERIOD = LIMIT / 5
+
+
+class Watch:
+    """Times the callbacks of loops in the main thread while it is on."""
+
+    def __init__(self) -> None:
+        self.reports: list[str] = []
+        self._on = threading.Event()
+        self._main = threading.main_thread().ident or 0
+        self._started = 0.0
+        self._samples: list[tuple[bool, str]] = []
+        self._delays = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        self._original = asyncio.Handle._run
+        watch = self
+
+        def timed(handle: asyncio.Handle) -> None:
+            watch._time(handle)
+
+        self._timed: Callable[[asyncio.Handle], None] = timed
+        asyncio.Handle._run = timed  # type: ignore[method-assign, assignment]
+        threading.Thread(target=self._sample, name="blocking-watch", daemon=True).start()
+
+    def start(self) -> None:
+        """Forgets what was and begins to watch."""
+        self.reports.clear()
+        self._on.set()
+
+    def stop(self) -> list[str]:
+        """Ends watching; answers a report for each callback that blocked."""
+        self._on.clear()
+        return list(self.reports)
+
+    def _waited(self) -> float:
+        """Seconds for which the main thread was ready to run and had no processor."""
+        return int(os.pread(self._delays, 64, 0).split()[1]) / 1e9
+
+    def _time(self, handle: asyncio.Handle) -> None:
+        if not self._on.is_set() or threading.get_ident() != self._main:
+            self._original(handle)
+            return
+        waited = self._waited()
+        self._samples = []
+        start = self._started = time.perf_counter()
+        try:
+            self._original(handle)
+        finally:
+            took = time.perf_counter() - start
+            self._started = 0.0
+        if took > LIMIT:
+            self._judge(handle, took - (self._waited() - waited))
+
+    def _judge(self, handle: asyncio.Handle, blocked: float) -> None:
+        samples = self._samples
+        if blocked <= LIMIT:
+            return
+        if samples and sum(ours for ours, _ in samples) * 2 <= len(samples):
+            return
+        where = next((place for ours, place in samples if ours), "a call that kept the GIL")
+        what = asyncio.base_events._format_handle(handle)  # type: ignore[attr-defined]
+        self.reports.append(f"{where} blocked the event loop for {blocked:.3f} s in {what}")
+
+    def _sample(self) -> None:
+        while True:
+            self._on.wait()
+            time.sleep(_PERIOD)
+            started = self._started
+            if started and time.perf_counter() - started > LIMIT / 2:
+                frame = sys._current_frames().get(self._main)
+                if frame is not None:
+                    self._samples.append(_classify(frame))
+
+
+def _classify(frame: FrameType | None) -> tuple[bool, str]:
+    """Whether the innermost frame of this project is not a test's, and where it is."""
+    place = ""
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith("<frozen importlib"):
+            return False, ""
+        if not place and name.startswith(_TESTS):
+            return False, ""
+        if not place and name.startswith(_OURS):
+            place = f"{Path(name).relative_to(_ROOT)}:{frame.f_lineno}"
+        frame = frame.f_back
+    return bool(place), place

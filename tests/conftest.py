@@ -1,0 +1,113 @@
+"""The room in which all tests run: hostile to whatever is sloppy.
+
+Warnings are errors and asyncio is in debug mode (both from pyproject.toml). A test fails that
+leaves a descriptor, thread, process, mount, control group, network namespace or asyncio task
+behind, or, among the unit tests, blocks the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.runners
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import leaks
+from tests.blocking import Watch
+
+_UNIT = Path(__file__).parent / "unit"
+_tasks_left: list[str] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "leaves(why): the test may leave things behind, because ..")
+    config.addinivalue_line("markers", "blocks(why): the test may block the event loop, because ..")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All but unit tests share machine-wide things: one worker runs them, in order."""
+    for item in items:
+        if not item.path.is_relative_to(_UNIT):
+            item.add_marker(pytest.mark.xdist_group("machine"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_temporary_folder() -> Iterator[Path]:
+    """``tempfile`` works in a folder of this process; its path is short enough for sockets."""
+    previous = tempfile.tempdir, os.environ.get("TMPDIR")
+    folder = Path(tempfile.mkdtemp(prefix="sv-", dir="/tmp"))
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+    yield folder
+    tempfile.tempdir = previous[0]
+    if previous[1] is None:
+        del os.environ["TMPDIR"]
+    else:
+        os.environ["TMPDIR"] = previous[1]
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def room(tmp_path_factory: pytest.TempPathFactory, short_temporary_folder: Path) -> leaks.Room:
+    """Whose leaks count in this process."""
+    mark = str(os.getpid())
+    os.environ[leaks.MARK] = mark
+    folders = (f"{tmp_path_factory.getbasetemp()}/", f"{short_temporary_folder}/")
+    alone = bool(os.environ.get("CI")) and "PYTEST_XDIST_WORKER" not in os.environ
+    return leaks.Room(mark, folders, alone)
+
+
+@pytest.fixture(scope="session")
+def lasting(room: leaks.Room) -> Callable[[], AbstractContextManager[None]]:
+    """For fixtures that outlive a test but are asked for late: set up inside ``lasting()``."""
+    return lambda: leaks.lasting(room)
+
+
+@pytest.fixture(scope="session")
+def loop_watch() -> Watch:
+    """The one watch over callbacks of this process."""
+    return Watch()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def finished_tasks() -> Iterator[None]:
+    """A loop that closes while tasks are unfinished notes them, before it cancels them."""
+    original: Callable[[asyncio.AbstractEventLoop], Any] = asyncio.runners._cancel_all_tasks  # type: ignore[attr-defined]
+
+    def noting(loop: asyncio.AbstractEventLoop) -> None:
+        tasks = asyncio.all_tasks(loop)
+        if tasks:  # those that are about to end may do so
+            _, tasks = loop.run_until_complete(asyncio.wait(tasks, timeout=0.5))
+        _tasks_left.extend(repr(task) for task in tasks)
+        original(loop)
+
+    asyncio.runners._cancel_all_tasks = noting  # type: ignore[attr-defined]
+    yield
+    asyncio.runners._cancel_all_tasks = original  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(
+    request: pytest.FixtureRequest, room: leaks.Room, loop_watch: Watch
+) -> Iterator[None]:
+    """Compares what there is before and after each test."""
+    watched = request.path.is_relative_to(_UNIT)
+    _tasks_left.clear()
+    before = leaks.take(room)
+    if watched:
+        loop_watch.start()
+    yield
+    blocked = loop_watch.stop() if watched else []
+    left = [f"asyncio task {task}" for task in _tasks_left]
+    left += leaks.left_behind(room, before)
+    node = request.node
+    if left and node.get_closest_marker("leaves") is None:
+        pytest.fail("left behind:\n  " + "\n  ".join(left), pytrace=False)
+    if blocked and node.get_closest_marker("blocks") is None:
+        pytest.fail("\n".join(blocked), pytrace=False)
