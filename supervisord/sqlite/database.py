@@ -5,16 +5,27 @@ savepoint of one transaction, commits once (``synchronous=FULL``), and answers a
 arrive while a commit is being synced share the next one. A closure that raises undoes only its
 own savepoint.
 
-A cancelled waiter means "perhaps committed": the closure runs all the same.
+A closure touches nothing but its connection: when a shared commit fails for lack of space, each
+is run again alone, so that one large write does not fail the small ones beside it. A cancelled
+waiter means "perhaps committed": the closure runs all the same.
+
+A full disk must not forbid deleting. A file of ``RESERVE`` bytes beside the database is given up
+for writes that say they free something, and laid down again when there is room.
+
+Checkpoints (moving the log into the database file) run when the writer has nothing to do, so
+that no waiter pays for them; SQLite's own checkpoint at commit is only the backstop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,10 +35,24 @@ from .migrations import Migration, migrate
 
 T = TypeVar("T")
 
+RESERVE = 2 << 20
+"""Bytes kept for deletes on a full disk."""
+
 _BATCH = 256
 _BUSY_MS = 5000
+_CHECKPOINT_COMMITS = 256
+_AUTOCHECKPOINT_PAGES = 8192
+_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 
-_Job = tuple[Callable[[sqlite3.Connection], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
+
+@dataclass(slots=True)
+class _Job:
+    work: Callable[[sqlite3.Connection], Any]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    freeing: bool
+    value: Any = None
+    failure: BaseException | None = None
 
 
 def _connect(path: str, *, read_only: bool) -> sqlite3.Connection:
@@ -45,6 +70,7 @@ def _connect(path: str, *, read_only: bool) -> sqlite3.Connection:
     else:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_AUTOCHECKPOINT_PAGES}")
     return connection
 
 
@@ -53,8 +79,14 @@ class Database:
 
     def __init__(self, path: str | Path, migrations: Sequence[Migration]) -> None:
         self.path = str(path)
+        self._reserve = Path(f"{self.path}.reserve")
         self._writer_connection = _connect(self.path, read_only=False)
-        migrate(self._writer_connection, migrations)
+        try:
+            migrate(self._writer_connection, migrations)
+        except BaseException:
+            self._writer_connection.close()
+            raise
+        self._has_reserve = _lay_reserve(self._reserve)
         self._readers = threading.local()
         self._all_readers: list[sqlite3.Connection] = []
         self._guard = threading.Lock()
@@ -72,27 +104,27 @@ class Database:
         Raises migrations.NewerDatabase, sqlite3.DatabaseError for a file that is none."""
         return await asyncio.to_thread(cls, path, migrations)
 
-    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, work: Callable[[sqlite3.Connection], T], *, freeing: bool = False) -> T:
         """Runs ``work`` in the writer thread and returns its result once it is on disk.
+        ``freeing`` marks a write that lets something be deleted.
 
         Raises whatever ``work`` raises (its changes undone), ResourceExhausted on a full disk,
         Unavailable once closed."""
         if self._closed:
-            raise Unavailable("the metadata database is closed")
+            raise Unavailable(f"the database {self.path} is closed")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._jobs.put((work, loop, future))
+        self._jobs.put(_Job(work, loop, future, freeing))
         return await future
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Runs ``work`` on this thread's read-only connection. It sees all that was committed,
-        and never waits for the writer. Keep it short on the event loop."""
+        and never waits for the writer. Keep it short on the event loop.
+
+        Raises Unavailable once closed."""
         connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)
-        if connection is None:
-            connection = _connect(self.path, read_only=True)
-            self._readers.connection = connection
-            with self._guard:
-                self._all_readers.append(connection)
+        if connection is None or self._closed:
+            connection = self._new_reader()
         return work(connection)
 
     async def close(self) -> None:
@@ -108,70 +140,135 @@ class Database:
             self._all_readers.clear()
         self._writer_connection.close()
 
+    def _new_reader(self) -> sqlite3.Connection:
+        with self._guard:
+            if self._closed:
+                raise Unavailable(f"the database {self.path} is closed")
+            connection = _connect(self.path, read_only=True)
+            self._readers.connection = connection
+            self._all_readers.append(connection)
+            return connection
+
     # The writer thread -------------------------------------------------------------------
 
     def _serve(self) -> None:
+        commits = 0
         while True:
+            if commits >= _CHECKPOINT_COMMITS and self._jobs.empty():
+                self._checkpoint()
+                commits = 0
             batch = [self._jobs.get()]
             while len(batch) < _BATCH and batch[-1] is not None:
                 try:
                     batch.append(self._jobs.get_nowait())
                 except queue.Empty:
                     break
-            stop = batch[-1] is None
             jobs = [job for job in batch if job is not None]
             if jobs:
                 self._run(jobs)
-            if stop:
+                _deliver(jobs)
+                commits += 1
+            if batch[-1] is None:
                 return
 
     def _run(self, jobs: list[_Job]) -> None:
+        failure = self._transaction(jobs)
+        if failure is None:
+            return
+        full = isinstance(failure, sqlite3.Error) and _code(failure) in _FULL
+        if full and len(jobs) > 1:
+            for job in jobs:
+                self._run([job])
+            return
+        if full and jobs[0].freeing and self._has_reserve:
+            self._has_reserve = False
+            self._reserve.unlink(missing_ok=True)
+            failure = self._transaction(jobs)
+            if failure is None:
+                self._has_reserve = _lay_reserve(self._reserve)
+                return
+        for job in jobs:
+            job.value, job.failure = None, _translated(failure)
+
+    def _transaction(self, jobs: list[_Job]) -> BaseException | None:
+        """Runs the jobs and commits; answers what kept it from committing."""
         connection = self._writer_connection
-        outcomes: list[tuple[Any, BaseException | None]] = []
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for work, _, _ in jobs:
-                outcomes.append(self._one(connection, work))
+            for job in jobs:
+                self._one(connection, job)
             connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except BaseException as error:
             if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            outcomes = [(None, _translated(error))] * len(jobs)
-        for (_, loop, future), (value, failure) in zip(jobs, outcomes, strict=True):
-            try:
-                loop.call_soon_threadsafe(_answer, future, value, failure)
-            except RuntimeError:
-                continue  # the loop was closed while its write was on the way
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+            return error
+        return None
 
     @staticmethod
-    def _one(
-        connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], Any]
-    ) -> tuple[Any, BaseException | None]:
+    def _one(connection: sqlite3.Connection, job: _Job) -> None:
+        job.failure = None
         connection.execute("SAVEPOINT job")
         try:
-            value = work(connection)
+            job.value = job.work(connection)
         except Exception as error:
-            if not connection.in_transaction:  # SQLite ended it: a full disk, an I/O error
+            # A full disk or an I/O error concerns the whole transaction, ended or not.
+            if not connection.in_transaction or _code(error) in _FULL:
                 raise
             connection.execute("ROLLBACK TO job")
             connection.execute("RELEASE job")
-            return None, _translated(error)
+            job.value, job.failure = None, error
+            return
         connection.execute("RELEASE job")
-        return value, None
+
+    def _checkpoint(self) -> None:
+        # It may fail on a full disk; the log then stays, and the next one tries again.
+        with contextlib.suppress(sqlite3.Error):
+            self._writer_connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        if not self._has_reserve:
+            self._has_reserve = _lay_reserve(self._reserve)
 
 
-def _translated(error: Exception) -> Exception:
-    if isinstance(error, sqlite3.OperationalError):
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            return ResourceExhausted("metadata: no space left on the disk")
+def _lay_reserve(path: Path) -> bool:
+    """Whether the reserve is there, made now if need be."""
+    try:
+        with path.open("ab") as file:
+            missing = RESERVE - os.fstat(file.fileno()).st_size
+            if missing > 0:
+                os.posix_fallocate(file.fileno(), 0, RESERVE)
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _code(error: BaseException) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _translated(error: BaseException) -> BaseException:
+    if _code(error) == sqlite3.SQLITE_FULL:
+        return ResourceExhausted("metadata: no space left on the disk")
     return error
 
 
-def _answer(future: asyncio.Future[Any], value: Any, failure: BaseException | None) -> None:
-    if future.cancelled():
-        return
-    if failure is not None:
-        future.set_exception(failure)
-    else:
-        future.set_result(value)
+def _deliver(jobs: Iterable[_Job]) -> None:
+    """Answers all jobs, with one wake-up per event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
+    for job in jobs:
+        by_loop.setdefault(job.loop, []).append(job)
+    for loop, own in by_loop.items():
+        # A closed loop has nobody left who waits.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_answer, own)
+
+
+def _answer(jobs: list[_Job]) -> None:
+    for job in jobs:
+        if job.future.cancelled():
+            continue
+        if job.failure is not None:
+            job.future.set_exception(job.failure)
+        else:
+            job.future.set_result(job.value)
