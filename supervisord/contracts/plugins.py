@@ -27,12 +27,14 @@ class SkipPlugin(Exception):
 class PluginContext(Protocol):
     """What a plugin is started with: ``root`` and ``state`` are its own folders (named by its
     uri, not made before it makes them), ``config`` its table of the file over its defaults,
-    ``address`` the daemon's gRPC socket (the ttrpc one is ``ADDRESS.ttrpc``)."""
+    ``address`` and ``ttrpc_address`` the daemon's sockets, ``plugins`` the graph itself."""
 
     root: str
     state: str
     address: str
+    ttrpc_address: str
     config: Mapping[str, Any]
+    plugins: PluginRegistry
 
     def get(self, type: str, id: str = "") -> Any:
         """The started instance of that type (and id; else the only one, or the first in order of

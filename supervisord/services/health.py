@@ -6,7 +6,7 @@ Bound like every other service; grpcio-health-checking brings only the messages.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Set
+from collections.abc import AsyncIterator, Callable, Set
 
 from grpc_health.v1 import health_pb2 as pb
 
@@ -20,9 +20,10 @@ _UNKNOWN = pb.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class HealthService:
-    """All services share one state: serving from boot until ``stop``."""
+    """All services share one state: serving from boot until ``stop``. ``services`` answers the
+    full names of all that are bound; it is asked once they are."""
 
-    def __init__(self, services: Set[str]) -> None:
+    def __init__(self, services: Callable[[], Set[str]]) -> None:
         self._services = services
         self._stopped = asyncio.Event()
 
@@ -31,7 +32,7 @@ class HealthService:
         self._stopped.set()
 
     def _status(self, service: str) -> pb.HealthCheckResponse.ServingStatus:
-        if service and service not in self._services:
+        if service and service not in self._services():
             return _UNKNOWN
         return NOT_SERVING if self._stopped.is_set() else SERVING
 
@@ -43,7 +44,7 @@ class HealthService:
 
     async def list(self, call: Call, request: object) -> pb.HealthListResponse:
         response = pb.HealthListResponse()
-        for service in ("", *sorted(self._services)):
+        for service in ("", *sorted(self._services())):
             response.statuses[service].status = self._status(service)
         return response
 

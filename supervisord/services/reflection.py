@@ -6,7 +6,7 @@ descriptors come from the pool that the generated stubs fill.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Set
+from collections.abc import AsyncIterator, Callable, Set
 
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pool import Default
@@ -20,9 +20,10 @@ _UNIMPLEMENTED = 12
 
 
 class ReflectionService:
-    """Answers each question of a stream in turn."""
+    """Answers each question of a stream in turn. ``services`` answers the full names of all that
+    are bound."""
 
-    def __init__(self, services: Set[str]) -> None:
+    def __init__(self, services: Callable[[], Set[str]]) -> None:
         self._services = services
         self._pool = Default()
 
@@ -39,7 +40,7 @@ class ReflectionService:
         kind = request.WhichOneof("message_request")
         try:
             if kind == "list_services":
-                return _services(self._services)
+                return _services(self._services())
             if kind == "file_by_filename":
                 return _files(self._pool.FindFileByName(request.file_by_filename))
             if kind == "file_containing_symbol":

@@ -1,0 +1,67 @@
+"""The life of the process: start, tell the service manager, wait for a signal, stop in time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from supervisord.contracts.errors import Error
+from supervisord.contracts.plugins import Registration
+
+from .boot import Daemon
+from .config import Config
+from .lock import RootTaken
+from .notify import sd_notify
+from .plugins import GraphError
+
+log = logging.getLogger(__name__)
+
+STOP_DEADLINE = 10.0
+"""Seconds for a clean stop; what has not ended by then is left to the next start to repair."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+async def live(config: Config, registrations: Sequence[Registration]) -> int:
+    """Runs until SIGTERM or SIGINT, and answers the exit status: 0 after a clean stop, 1 when the
+    start failed or the stop took too long. A second signal while stopping ends at once."""
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, _signalled, stopping, number)
+    try:
+        daemon = Daemon(config, registrations)
+    except GraphError as error:
+        print(f"supervisord: {error}", file=sys.stderr)
+        return 1
+    status = 0
+    try:
+        await daemon.start()
+        sd_notify(f"READY=1\nMAINPID={os.getpid()}")
+        await stopping.wait()
+        sd_notify("STOPPING=1")
+    except (RootTaken, GraphError, Error, OSError) as error:
+        print(f"supervisord: {error}", file=sys.stderr)
+        status = 1
+    try:
+        async with asyncio.timeout(STOP_DEADLINE):
+            await daemon.stop()
+    except TimeoutError:
+        log.error("stop took too long", extra={"seconds": STOP_DEADLINE})
+        status = 1
+    else:
+        if status == 0:
+            log.info("stopped")
+    return status
+
+
+def _signalled(stopping: asyncio.Event, number: signal.Signals) -> None:
+    if stopping.is_set():
+        log.error("stopped by a second signal", extra={"signal": number.name})
+        raise SystemExit(1)
+    log.info("stopping", extra={"signal": number.name})
+    stopping.set()

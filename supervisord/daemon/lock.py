@@ -1,0 +1,48 @@
+"""One daemon per root: a locked file in it that tells who holds it.
+
+The kernel drops the lock when the holder dies, however it dies, so there is nothing to clean up.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+
+class RootTaken(Exception):
+    """Another daemon runs on this root; the text says which."""
+
+
+class RootLock:
+    """Held from ``take`` until ``drop``, or until the process ends."""
+
+    def __init__(self, root: str) -> None:
+        self.path = Path(root) / "lock"
+        self._fd = -1
+
+    def take(self) -> None:
+        """Raises RootTaken with the holder's pid."""
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(fd)
+            raise RootTaken(
+                f"another supervisord (pid {holder}) runs on root {self.path.parent}: "
+                "stop it first, or give this one another --root"
+            ) from None
+        except BaseException:
+            os.close(fd)
+            raise
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._fd = fd
+
+    def drop(self) -> None:
+        """The file stays: removing it would let two daemons hold two files of one name."""
+        if self._fd >= 0:
+            os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = -1

@@ -1,0 +1,91 @@
+"""The command ``supervisord``: parses flags, loads the configuration, runs or prints.
+
+Imports stay light until something needs more: ``--help`` and ``config`` load no gRPC.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from supervisord import __version__
+
+_LEVELS = "trace, debug, info, warn, error, fatal, panic"
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("-c", "--config", metavar="FILE", help="configuration (TOML)")
+    common.add_argument("--root", metavar="DIR", help="folder of what must survive a reboot")
+    common.add_argument("--state", metavar="DIR", help="folder of what need not")
+    common.add_argument("-a", "--address", metavar="SOCKET", help="unix socket for clients")
+    common.add_argument("-l", "--log-level", metavar="LEVEL", help=f"one of {_LEVELS}")
+    common.add_argument("--log-format", metavar="FORMAT", help="text or json")
+    parser = argparse.ArgumentParser(
+        prog="supervisord",
+        description="A container supervisor that every containerd client can drive.",
+        epilog="Flags win over the configuration file. Without a command, the daemon runs until "
+        "SIGTERM; containers outlive it.",
+        parents=[common],
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("-v", "--version", action="version", version=f"supervisord {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    config = commands.add_parser("config", help="print configurations", parents=[common])
+    actions = config.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("default", help="a commented default", parents=[common])
+    actions.add_parser("dump", help="what is in force, with file and flags", parents=[common])
+    return parser
+
+
+def _flags(arguments: argparse.Namespace) -> Mapping[str, Mapping[str, Any]]:
+    given = vars(arguments)
+    return {
+        "top": {"root": given.get("root"), "state": given.get("state")},
+        "grpc": {"address": given.get("address")},
+        "debug": {"level": given.get("log_level"), "format": given.get("log_format")},
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script. Answers the exit status: 1 with one line on a mistake in the
+    configuration."""
+    arguments = _parser().parse_args(argv)
+
+    from .builtins import BUILTINS
+    from .config import ConfigError, default, load
+    from .plugins import discovered
+
+    registrations = (*BUILTINS, *discovered())
+    if getattr(arguments, "action", "") == "default":
+        from .config_text import commented
+
+        sys.stdout.write(commented(default(registrations), registrations))
+        return 0
+    try:
+        config = load(getattr(arguments, "config", None), registrations, _flags(arguments))
+    except ConfigError as error:
+        print(f"supervisord: {error}", file=sys.stderr)
+        return 1
+    if getattr(arguments, "action", "") == "dump":
+        from .config_text import plain
+
+        sys.stdout.write(plain(config))
+        return 0
+    return _run(config, registrations)
+
+
+def _run(config: Any, registrations: Sequence[Any]) -> int:
+    import asyncio
+
+    from .lifecycle import live
+    from .logs import set_up
+
+    set_up(config["debug"]["level"], config["debug"]["format"])
+    return asyncio.run(live(config, registrations))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
