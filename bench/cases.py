@@ -1,0 +1,234 @@
+"""The cases: each drives one daemon and yields figures with their values.
+
+A case leaves the daemon as it found it, so that the order of cases does not matter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import grpc
+from google.protobuf.empty_pb2 import Empty
+
+from bench import figures, layers
+from bench.client import META, PROCESS, Client, oci_spec, unique
+from bench.figures import Figure, quantile
+from protos.containerd.services.containers.v1 import containers_pb2 as containers
+from protos.containerd.services.content.v1 import content_pb2 as content
+from protos.containerd.services.events.v1 import events_pb2 as events
+from protos.containerd.services.namespaces.v1 import namespaces_pb2 as namespaces
+from protos.containerd.services.tasks.v1 import tasks_pb2 as tasks
+
+Values = Iterator[tuple[Figure, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much of everything: ``count`` repetitions, and the layer that is unpacked."""
+
+    count: int
+    layer: bytes
+
+
+def _timed(action: Callable[[], object], count: int) -> list[float]:
+    """Milliseconds of each of ``count`` calls, after one that does not count."""
+    action()
+    found = []
+    for _ in range(count):
+        began = time.perf_counter()
+        action()
+        found.append((time.perf_counter() - began) * 1e3)
+    return found
+
+
+def rpc(client: Client, plan: Plan) -> Values:
+    """The latency of calls that do next to nothing."""
+    took = _timed(lambda: client.version.Version(Empty()), 300)
+    yield figures.VERSION_P50, quantile(took, 0.5)
+    yield figures.VERSION_P99, quantile(took, 0.99)
+    request = namespaces.ListNamespacesRequest()
+    took = _timed(lambda: client.namespaces.List(request), 300)
+    yield figures.LIST_P50, quantile(took, 0.5)
+
+
+def _lifecycle(client: Client) -> list[float]:
+    """Runs ``/bin/true`` from nothing to nothing; milliseconds of each phase and in all."""
+    id = unique("life-")
+    marks = [time.perf_counter()]
+    steps: tuple[Callable[[], object], ...] = (
+        lambda: client.create_container(id, ["/bin/true"]),
+        lambda: client.start_task(id),
+        lambda: client.wait(id),
+        lambda: client.delete_task(id),
+        lambda: client.delete_container(id),
+    )
+    for step in steps:
+        step()
+        marks.append(time.perf_counter())
+    phases = [after - before for before, after in pairwise(marks)]
+    return [seconds * 1e3 for seconds in (*phases, marks[-1] - marks[0])]
+
+
+def lifecycle(client: Client, plan: Plan) -> Values:
+    """Create, start, wait, delete, one container after the other."""
+    _lifecycle(client)
+    rows = [_lifecycle(client) for _ in range(plan.count)]
+    for figure, column in zip(figures.LIFECYCLE, zip(*rows, strict=True), strict=True):
+        yield figure, median(column)
+
+
+def parallel(client: Client, plan: Plan) -> Values:
+    """Whole lifecycles by eight clients at a time."""
+    count = plan.count * 2
+    began = time.perf_counter()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: _lifecycle(client), range(count)))
+    yield figures.PARALLEL, count / (time.perf_counter() - began)
+
+
+def execs(client: Client, plan: Plan) -> Values:
+    """``/bin/true`` in a running container: add, start, wait, delete."""
+    id = unique("exec-")
+
+    def once(exec_id: str) -> None:
+        request = tasks.ExecProcessRequest(container_id=id, exec_id=exec_id)
+        request.spec.type_url = PROCESS
+        request.spec.value = json.dumps(oci_spec(id, ["/bin/true"])["process"]).encode()
+        client.tasks.Exec(request, metadata=META, timeout=30)
+        client.tasks.Start(
+            tasks.StartRequest(container_id=id, exec_id=exec_id), metadata=META, timeout=30
+        )
+        client.wait(id, exec_id)
+        client.tasks.DeleteProcess(
+            tasks.DeleteProcessRequest(container_id=id, exec_id=exec_id),
+            metadata=META,
+            timeout=30,
+        )
+
+    with client.sleeping(id):
+        yield figures.EXEC, median(_timed(lambda: once(unique("e")), plan.count))
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def _memory(pid: int, kind: str) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith(f"{kind}:"):
+            return int(line.split()[1])
+    raise LookupError(f"no {kind} of process {pid}")
+
+
+def memory(client: Client, plan: Plan) -> Values:
+    """What the shims of idle containers cost: the parents of their init processes."""
+    with ExitStack() as stack:
+        pids = [stack.enter_context(client.sleeping(unique("memory-"))) for _ in range(plan.count)]
+        time.sleep(1)
+        shims = {_parent(pid) for pid in pids}
+        for figure, kind in ((figures.SHIM_PSS, "Pss"), (figures.SHIM_RSS, "Rss")):
+            yield figure, sum(_memory(shim, kind) for shim in shims) / plan.count
+
+
+def blobs(client: Client, plan: Plan) -> Values:
+    """One blob of 128 MiB, written and read."""
+    size = 128
+    data = os.urandom(size << 20)
+    began = time.perf_counter()
+    digest = client.write_blob(data)
+    yield figures.CONTENT_WRITE, size / (time.perf_counter() - began)
+    began = time.perf_counter()
+    request = content.ReadContentRequest(digest=digest)
+    got = sum(len(piece.data) for piece in client.content.Read(request, metadata=META))
+    yield figures.CONTENT_READ, size / (time.perf_counter() - began)
+    if got != len(data):
+        raise ValueError(f"read {got} bytes of {len(data)}")
+    client.delete_blob(digest)
+
+
+def unpack(client: Client, plan: Plan) -> Values:
+    """A gzip layer applied to a snapshot."""
+    digest = client.write_blob(plan.layer)
+    began = time.perf_counter()
+    name = client.unpack(digest, len(plan.layer), layers.GZIP)
+    yield figures.UNPACK, time.perf_counter() - began
+    client.remove_snapshot(name)
+    client.delete_blob(digest)
+
+
+def store(client: Client, plan: Plan) -> Values:
+    """Two hundred container records made, listed and deleted."""
+    count = 200
+    ids = [unique("store-") for _ in range(count)]
+    with ThreadPoolExecutor(16) as pool:
+        began = time.perf_counter()
+        list(pool.map(lambda id: client.create_record(id, ["/bin/true"]), ids))
+        yield figures.STORE_CREATE, count / (time.perf_counter() - began)
+        request = containers.ListContainersRequest()
+        took = _timed(lambda: client.containers.List(request, metadata=META), 20)
+        yield figures.STORE_LIST, quantile(took, 0.5)
+        began = time.perf_counter()
+        list(pool.map(client.delete_record, ids))
+        yield figures.STORE_DELETE, count / (time.perf_counter() - began)
+
+
+def fanout(client: Client, plan: Plan) -> Values:
+    """Two hundred events to eight subscribers."""
+    subscribers, count = 8, 200
+    topic = "/" + unique("bench")
+    ready = threading.Barrier(subscribers + 1)
+    late: list[float] = []
+
+    def subscribe() -> int:
+        request = events.SubscribeRequest(filters=[f'topic=="{topic}"'])
+        stream = client.events.Subscribe(request, metadata=META, timeout=60)
+        ready.wait()
+        seen = 0
+        try:
+            for envelope in stream:
+                late.append(time.time() - float(envelope.event.value))
+                seen += 1
+                if seen == count:
+                    break
+        except grpc.RpcError as error:
+            raise RuntimeError(f"after {seen} events: {error.details()}") from None
+        stream.cancel()
+        return seen
+
+    with ThreadPoolExecutor(subscribers) as pool:
+        running = [pool.submit(subscribe) for _ in range(subscribers)]
+        ready.wait()
+        time.sleep(0.5)
+        began = time.perf_counter()
+        for _ in range(count):
+            publish = events.PublishRequest(topic=topic)
+            publish.event.type_url = "bench.Time"
+            publish.event.value = repr(time.time()).encode()
+            client.events.Publish(publish, metadata=META)
+        for future in running:
+            future.result(60)
+        yield figures.EVENTS, count * subscribers / (time.perf_counter() - began)
+    yield figures.EVENTS_P99, quantile(late, 0.99) * 1e3
+
+
+CASES: dict[str, Callable[[Client, Plan], Values]] = {
+    "rpc": rpc,
+    "lifecycle": lifecycle,
+    "parallel": parallel,
+    "exec": execs,
+    "memory": memory,
+    "content": blobs,
+    "unpack": unpack,
+    "store": store,
+    "events": fanout,
+}

@@ -1,0 +1,104 @@
+"""What is measured: figures with their unit, their better direction and the agreed goal."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One row of the table.
+
+    ``goal`` is the ratio ours / theirs that was agreed: at most that where less is better, at
+    least that where more is better; None where there is none."""
+
+    name: str
+    unit: str
+    more_is_better: bool = False
+    goal: float | None = None
+
+    def verdict(self, ratio: float) -> str:
+        """``reached``, ``missed``, or "" without a goal."""
+        if self.goal is None:
+            return ""
+        reached = ratio >= self.goal if self.more_is_better else ratio <= self.goal
+        return "reached" if reached else "missed"
+
+
+READY = Figure("ready after start", "ms")
+DAEMON_RSS = Figure("daemon RSS", "MiB")
+VERSION_P50 = Figure("rpc Version p50", "ms")
+VERSION_P99 = Figure("rpc Version p99", "ms")
+LIST_P50 = Figure("rpc Namespaces.List p50", "ms")
+LIFECYCLE = (
+    Figure("lifecycle create", "ms"),
+    Figure("lifecycle start", "ms"),
+    Figure("lifecycle wait", "ms"),
+    Figure("lifecycle delete task", "ms"),
+    Figure("lifecycle delete container", "ms"),
+    Figure("lifecycle whole", "ms", goal=0.7),
+)
+PARALLEL = Figure("lifecycles, 8 at a time", "/s", more_is_better=True, goal=1.3)
+EXEC = Figure("exec whole", "ms")
+SHIM_PSS = Figure("shim PSS per container", "KiB", goal=0.85)
+SHIM_RSS = Figure("shim RSS per container", "KiB")
+CONTENT_WRITE = Figure("content write", "MiB/s", more_is_better=True)
+CONTENT_READ = Figure("content read", "MiB/s", more_is_better=True)
+UNPACK = Figure("unpack of the layer", "s")
+STORE_CREATE = Figure("containers created, 16 at a time", "/s", more_is_better=True)
+STORE_LIST = Figure("List of 200 containers p50", "ms")
+STORE_DELETE = Figure("containers deleted, 16 at a time", "/s", more_is_better=True)
+EVENTS = Figure("events to 8 subscribers", "/s", more_is_better=True)
+EVENTS_P99 = Figure("event latency p99", "ms")
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which ``share`` of the values lie."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+class Results:
+    """All that was measured: per figure and daemon, a value for each round."""
+
+    def __init__(self) -> None:
+        self._values: dict[Figure, dict[str, list[float]]] = {}
+
+    def add(self, daemon: str, figure: Figure, value: float) -> None:
+        """Notes one value."""
+        self._values.setdefault(figure, {}).setdefault(daemon, []).append(value)
+
+    def table(self, theirs: str, ours: str) -> str:
+        """Medians, the ratio ours / theirs, the goal, and whether it is reached."""
+        head = f"{'':34} {theirs:>12} {ours:>12} {'ratio':>7}  goal"
+        lines = [head, "-" * len(head)]
+        for figure, by in self._values.items():
+            medians = {name: statistics.median(values) for name, values in by.items()}
+            line = f"{figure.name + ', ' + figure.unit:34}"
+            for name in (theirs, ours):
+                line += f" {medians[name]:12.2f}" if name in medians else f" {'-':>12}"
+            if theirs in medians and ours in medians and medians[theirs]:
+                ratio = medians[ours] / medians[theirs]
+                line += f" {ratio:7.2f}"
+                if figure.goal is not None:
+                    sign = ">=" if figure.more_is_better else "<="
+                    line += f"  {sign} {figure.goal:.2f} {figure.verdict(ratio)}"
+            lines.append(line)
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, dict[str, list[float]]]:
+        """The raw values, by the figure's name and unit."""
+        return {f"{f.name}, {f.unit}": by for f, by in self._values.items()}
+
+    def missed(self, theirs: str, ours: str) -> list[str]:
+        """The figures whose goal was missed."""
+        return [
+            figure.name
+            for figure, by in self._values.items()
+            if theirs in by
+            and ours in by
+            and figure.verdict(statistics.median(by[ours]) / statistics.median(by[theirs]))
+            == "missed"
+        ]
