@@ -71,7 +71,7 @@ class MetricsServer:
 
         Raises FailedPrecondition if it cannot listen there."""
         loop = asyncio.get_running_loop()
-        disable_created_metrics()  # containerd has no such series
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # containerd has none
         registry = CollectorRegistry()
         for collector in (
             GrpcCollector(counters, histogram=histogram),

@@ -17,7 +17,7 @@ import grpc
 
 from supervisord.contracts.errors import FailedPrecondition
 
-from .sockets import MODE, claim, own, release
+from .sockets import MODE, Identity, claim, own, release
 
 MAX_MESSAGE = 16 << 20
 """Bytes in one message, in either direction, where the configuration says nothing else."""
@@ -41,7 +41,7 @@ class GrpcServer:
         self._listen = listen
         self._server = grpc.aio.server(options=_options(listen))
         self._server.add_generic_rpc_handlers(tuple(handlers))
-        self._inode: tuple[int, int] | None = None
+        self._identity: Identity | None = None
 
     async def start(self) -> None:
         """Binds and serves. Raises FailedPrecondition if somebody else holds the path."""
@@ -54,14 +54,14 @@ class GrpcServer:
             raise FailedPrecondition(f"cannot listen on {path}: {error}") from error
         finally:
             os.umask(mask)
-        self._inode = own(path, self._listen.uid, self._listen.gid)
+        self._identity = own(path, self._listen.uid, self._listen.gid)
         await self._server.start()
 
     async def stop(self, grace: float) -> None:
         """Refuses new calls, gives those that run ``grace`` seconds, and removes the socket."""
         await self._server.stop(grace)
-        if self._inode is not None:
-            release(self._listen.path, self._inode)
+        if self._identity is not None:
+            release(self._listen.path, self._identity)
 
 
 def _options(listen: Listen) -> list[tuple[str, Any]]:

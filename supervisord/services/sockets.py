@@ -21,7 +21,11 @@ _MAX_PATH = 107
 _BACKLOG = 512
 
 
-def listening(path: str, uid: int, gid: int) -> tuple[socket.socket, tuple[int, int]]:
+Identity = tuple[int, int, int]
+"""Device, inode and time of birth: inodes alone are used again."""
+
+
+def listening(path: str, uid: int, gid: int) -> tuple[socket.socket, Identity]:
     """A listening socket at the path, and its identity for ``release``; raises as ``claim``."""
     claim(path)
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -68,19 +72,19 @@ def claim(path: str) -> None:
     Path(path).unlink(missing_ok=True)
 
 
-def own(path: str, uid: int, gid: int) -> tuple[int, int]:
+def own(path: str, uid: int, gid: int) -> Identity:
     """Gives a socket that we have bound its owner and mode; answers its identity."""
     os.chown(path, uid, gid, follow_symlinks=False)
     os.chmod(path, MODE)  # noqa: PTH101
     made = os.lstat(path)
-    return made.st_dev, made.st_ino
+    return made.st_dev, made.st_ino, made.st_mtime_ns
 
 
-def release(path: str, identity: tuple[int, int]) -> None:
+def release(path: str, identity: Identity) -> None:
     """Removes the socket, unless somebody else's is there by now."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
         return
-    if (found.st_dev, found.st_ino) == identity:
+    if (found.st_dev, found.st_ino, found.st_mtime_ns) == identity:
         Path(path).unlink(missing_ok=True)

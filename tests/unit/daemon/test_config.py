@@ -1,0 +1,133 @@
+"""The configuration file: what it accepts, what it refuses and how it says so."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supervisord.contracts.plugins import PluginContext, Registration
+from supervisord.daemon.config import ConfigError, default, load
+from supervisord.daemon.config_text import commented, plain
+
+
+async def _start(context: PluginContext) -> Any:
+    return object()
+
+
+PLUGIN = Registration(
+    "io.containerd.snapshotter.v1",
+    "overlayfs",
+    _start,
+    config={"root_path": "", "slow": False, "depth": 3, "ratio": 0.5, "options": []},
+    config_help={"root_path": "Where it lives."},
+)
+URI = "io.containerd.snapshotter.v1.overlayfs"
+
+
+def _load(tmp_path: Path, text: str, **flags: Any) -> Any:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    return load(str(file), [PLUGIN], flags)
+
+
+def test_the_file_is_laid_over_the_defaults(tmp_path: Path) -> None:
+    config = _load(
+        tmp_path,
+        f'version = 2\nroot = "/r"\n[grpc]\naddress = "/s.sock"\ngid = 7\n'
+        f'[plugins."{URI}"]\nslow = true\nratio = 1\n',
+    )
+    assert (config.root, config.state) == ("/r", "/run/supervisord")
+    assert (config["grpc"]["gid"], config["grpc"]["uid"]) == (7, 0)
+    assert config.ttrpc_address == "/s.sock.ttrpc"
+    assert config.plugins[URI] == {
+        "root_path": "",
+        "slow": True,
+        "depth": 3,
+        "ratio": 1.0,
+        "options": [],
+    }
+
+
+def test_flags_win_over_the_file(tmp_path: Path) -> None:
+    config = _load(
+        tmp_path, 'root = "/file"\nstate = "/kept"\n', top={"root": "/flag", "state": None}
+    )
+    assert (config.root, config.state) == ("/flag", "/kept")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rot = 1", "unknown key rot; the nearest known one is root"),
+        ("[grpc]\nadress = 1", "unknown key grpc.adress; the nearest known one is grpc.address"),
+        ("[gprc]\nuid = 1", "unknown key gprc; the nearest known one is grpc"),
+        (
+            '[plugins."io.containerd.snapshotter.v1.overlay"]\n',
+            f'unknown key plugins."io.containerd.snapshotter.v1.overlay"; '
+            f'the nearest known one is plugins."{URI}"',
+        ),
+        (
+            f'[plugins."{URI}"]\nslo = 1',
+            f'unknown key plugins."{URI}".slo; the nearest known one is plugins."{URI}".slow',
+        ),
+        ('[grpc]\nuid = "0"', "grpc.uid: must be an integer"),
+        ("[grpc]\nuid = true", "grpc.uid: must be an integer"),
+        ("grpc = 1", "grpc: must be a table"),
+        ("root = 1", "root: must be a string"),
+        ("disabled_plugins = [1]", "disabled_plugins: must be a list, each item a string"),
+        (f'[plugins."{URI}"]\ndepth = 1.5', f'plugins."{URI}".depth: must be an integer'),
+        ("version = 1", "version: 1 is not supported; use 3 (or 2)"),
+        ("version = 4", "version: 4 is not supported; use 3 (or 2)"),
+        ('root = "relative"', "root: must be an absolute path, not 'relative'"),
+        ('root = "/a"\nstate = "/a"', "root and state: must be different folders"),
+        ("oom_score = -1001", "oom_score: -1001 is not between -1000 and 1000"),
+        ('[debug]\nlevel = "loud"', "debug.level: 'loud' is none of trace, debug, info"),
+        ('[metrics]\naddress = "here"', "metrics.address: 'here' must be HOST:PORT"),
+        ("[grpc]\nmax_recv_message_size = 0", "grpc.max_recv_message_size: must be above zero"),
+        ("version = ", "is not TOML"),
+        ("imports = 1", "imports: must be a list of strings"),
+        ('imports = ["config.toml"]', "imports: the file imports itself"),
+        ('imports = ["missing.toml"]', "cannot be read: No such file or directory"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        _load(tmp_path, text)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_imports_are_laid_over_the_file_in_order(tmp_path: Path) -> None:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "10.toml").write_text('root = "/ten"\n[grpc]\nuid = 10\n')
+    (tmp_path / "conf.d" / "20.toml").write_text("[grpc]\nuid = 20\n")
+    config = _load(tmp_path, 'imports = ["conf.d/*.toml"]\nroot = "/main"\nstate = "/main-state"\n')
+    assert (config.root, config.state, config["grpc"]["uid"]) == ("/ten", "/main-state", 20)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"/no/such\.toml: cannot be read"):
+        load("/no/such.toml", [])
+
+
+def test_the_commented_default_says_what_every_key_means_and_loads_again(tmp_path: Path) -> None:
+    text = commented(default([PLUGIN]), [PLUGIN])
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        if " = " in line and not line.startswith("#") and "root_path" not in line:
+            section = [entry for entry in lines[:number] if entry.startswith("[")]
+            if not (section and "plugins" in section[-1]):
+                assert lines[number - 1].startswith("# "), line
+    assert "# Where it lives.\nroot_path" in text
+    assert _load(tmp_path, text) == default([PLUGIN])
+
+
+def test_the_dump_is_what_is_in_force(tmp_path: Path) -> None:
+    config = _load(tmp_path, 'root = "/a\\"b"\n[metrics]\naddress = "127.0.0.1:0"\n')
+    dumped = tomllib.loads(plain(config))
+    assert dumped["root"] == '/a"b'
+    assert dumped["metrics"]["address"] == "127.0.0.1:0"
+    assert dumped["plugins"][URI]["depth"] == 3
