@@ -46,6 +46,7 @@ prctl = _declare(
     "prctl", ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong
 )
 unshare = _declare("unshare", ctypes.c_int)
+syncfs = _declare("syncfs", ctypes.c_int)
 statx = _declare(
     "statx", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p
 )
