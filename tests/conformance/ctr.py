@@ -45,9 +45,7 @@ class Ctr:
     ) -> Result:
         """Runs a command; its exit code must be ``code`` (None: any)."""
         done = self.raw(*arguments, input=input, timeout=timeout)
-        result = Result(
-            done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode()
-        )
+        result = Result(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode())
         if code is not None:
             assert result.code == code, (
                 f"ctr {' '.join(arguments)}: exit {result.code}\n{result.out}{result.err}"
@@ -112,7 +110,7 @@ class Ctr:
 
 
 class Terminal:
-    """Our side of a pseudo terminal with a command behind it."""
+    """Our side of a pseudo terminal with a command behind it; carriage returns are dropped."""
 
     def __init__(self, descriptor: int, process: subprocess.Popen[bytes]) -> None:
         self.descriptor = descriptor
@@ -146,5 +144,5 @@ class Terminal:
             data = os.read(self.descriptor, 65536)
         except OSError:  # EIO: the other side is closed
             return False
-        self.seen += data.decode(errors="replace")
+        self.seen += data.decode(errors="replace").replace("\r", "")
         return bool(data)

@@ -13,7 +13,8 @@ import shutil
 import sys
 import tempfile
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from .ctr import Ctr
 from .daemons import KINDS, Daemon, remove_cgroups, running
 from .wire import Wire
 
+Lasting = Callable[[], AbstractContextManager[None]]
 IMAGE = "docker.io/test/busybox:1"
 
 
@@ -83,10 +85,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
 
 
 @pytest.fixture(scope="session", params=list(KINDS))
-def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
+def daemon(request: pytest.FixtureRequest, lasting: Lasting) -> Iterator[Daemon]:
     """The daemon under test, for the whole session."""
-    with running(request.param) as started:
+    started = KINDS[request.param]()
+    try:
+        with lasting():
+            started.start()
         yield started
+    finally:
+        started.close()
 
 
 @pytest.fixture
@@ -137,7 +144,7 @@ def ctr(daemon: Daemon, namespace: str) -> Ctr:
 @pytest.fixture(scope="session")
 def image_folder() -> Iterator[Path]:
     """A folder for the session's image files."""
-    path = Path(tempfile.mkdtemp(prefix="sd-images-", dir="/tmp"))
+    path = Path(tempfile.mkdtemp(prefix="images-"))
     yield path
     shutil.rmtree(path)
 
@@ -166,30 +173,34 @@ class Shop:
 
 
 @pytest.fixture(scope="session")
-def shared_shop(daemon: Daemon, image: ocitar.Image, image_tar: Path) -> Iterator[Shop]:
-    """The shop of the session; tests use ``shop``, which cleans up after them."""
+def shop_namespace(daemon: Daemon, image_tar: Path) -> Iterator[str]:
+    """The namespace of the shop; tests use ``shop``, which cleans up after them."""
     name = f"sdshop-{uuid.uuid4().hex[:8]}"
-    ctr = Ctr(daemon.address, name)
+    Ctr(daemon.address, name)("i", "import", str(image_tar))
+    yield name
+    _alive(daemon)
     wire = Wire(daemon.address, name, ours=daemon.ours)
     try:
-        ctr("i", "import", str(image_tar))
-        yield Shop(name, ctr, wire, IMAGE, image.chain_ids[-1])
-        _alive(daemon)
         sweep.namespace(wire)
     finally:
-        remove_cgroups(f"/{name}")
         wire.close()
 
 
 @pytest.fixture
-def shop(daemon: Daemon, shared_shop: Shop, image: ocitar.Image) -> Iterator[Shop]:
+def shop(daemon: Daemon, shop_namespace: str, image: ocitar.Image) -> Iterator[Shop]:
     """The shared namespace; what a test leaves running in it is removed afterwards."""
     _alive(daemon)
-    yield shared_shop
-    _alive(daemon)
-    sweep.tasks(shared_shop.wire)
-    sweep.containers(shared_shop.wire)
-    sweep.snapshots(shared_shop.wire, keep=frozenset(image.chain_ids))
+    wire = Wire(daemon.address, shop_namespace, ours=daemon.ours)
+    ctr = Ctr(daemon.address, shop_namespace)
+    try:
+        yield Shop(shop_namespace, ctr, wire, IMAGE, image.chain_ids[-1])
+        _alive(daemon)
+        sweep.tasks(wire)
+        sweep.containers(wire)
+        sweep.snapshots(wire, keep=frozenset(image.chain_ids))
+    finally:
+        remove_cgroups(f"/{shop_namespace}")
+        wire.close()
 
 
 def _alive(daemon: Daemon) -> None:

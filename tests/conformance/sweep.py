@@ -71,9 +71,7 @@ def snapshots(wire: Wire, keep: frozenset[str] = frozenset()) -> None:
                 for name in leaves:
                     with absent_is_fine():
                         wire.snapshots.Remove(
-                            snapshots_pb2.RemoveSnapshotRequest(
-                                snapshotter=snapshotter, key=name
-                            )
+                            snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=name)
                         )
                     del left[name]
             if snapshotter != "overlayfs" or not set(names(wire, snapshotter)) - keep:

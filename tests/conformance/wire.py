@@ -24,7 +24,7 @@ from protos.containerd.services.content.v1 import content_pb2_grpc
 from protos.containerd.services.diff.v1 import diff_pb2_grpc
 from protos.containerd.services.events.v1 import events_pb2 as service_pb2
 from protos.containerd.services.events.v1 import events_pb2_grpc
-from protos.containerd.services.images.v1 import images_pb2_grpc
+from protos.containerd.services.images.v1 import images_pb2, images_pb2_grpc
 from protos.containerd.services.introspection.v1 import introspection_pb2_grpc
 from protos.containerd.services.leases.v1 import leases_pb2_grpc
 from protos.containerd.services.namespaces.v1 import namespaces_pb2_grpc
@@ -75,7 +75,13 @@ class Wire:
     """The stubs of a socket in one namespace ("" for none), and under one lease ("" for none)."""
 
     def __init__(
-        self, address: str, namespace: str, *, lease: str = "", ours: bool = False, timeout: float = 20
+        self,
+        address: str,
+        namespace: str,
+        *,
+        lease: str = "",
+        ours: bool = False,
+        timeout: float = 20,
     ) -> None:
         self.address, self.namespace, self.ours = address, namespace, ours
         metadata = [("containerd-namespace", namespace)] if namespace else []
@@ -175,9 +181,7 @@ class Wire:
 
     def wait(self, id: str, exec_id: str = "") -> int:
         """Waits for the end of a process; answers its exit status."""
-        return self.tasks.Wait(
-            tasks_pb2.WaitRequest(container_id=id, exec_id=exec_id)
-        ).exit_status
+        return self.tasks.Wait(tasks_pb2.WaitRequest(container_id=id, exec_id=exec_id)).exit_status
 
     def kill(self, id: str, signal: int = 9, exec_id: str = "", all: bool = False) -> None:
         """Sends a signal."""
@@ -192,9 +196,7 @@ class Wire:
     def delete_container(self, id: str) -> None:
         """Deletes the record and the snapshot of ``container``."""
         self.containers.Delete(containers_pb2.DeleteContainerRequest(id=id))
-        self.snapshots.Remove(
-            snapshots_pb2.RemoveSnapshotRequest(snapshotter="overlayfs", key=id)
-        )
+        self.snapshots.Remove(snapshots_pb2.RemoveSnapshotRequest(snapshotter="overlayfs", key=id))
 
     def tasks_by_id(self) -> dict[str, Any]:
         """The answer of Tasks.List by container id."""
@@ -219,6 +221,7 @@ class Recorder:
         self._wire = wire
         self._changed = threading.Condition()
         self._received: list[types_pb2.Envelope] = []
+        self._error: grpc.RpcError | None = None
         marker = 'topic~="^/marker/"'
         self._stream = wire.events.Subscribe(
             service_pb2.SubscribeRequest(filters=[*filters, marker]), timeout=60
@@ -227,11 +230,15 @@ class Recorder:
         self._thread.start()
 
     def _read(self) -> None:
-        with contextlib.suppress(grpc.RpcError):
+        try:
             for envelope in self._stream:
                 with self._changed:
                     self._received.append(envelope)
                     self._changed.notify_all()
+        except grpc.RpcError as error:
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
 
     def settle(self, timeout: float = 5) -> None:
         """Returns when everything published before this call has arrived."""
@@ -246,6 +253,8 @@ class Recorder:
                     lambda: any(e.topic == topic for e in self._received), 0.1
                 ):
                     return
+                if self._error is not None:
+                    raise self._error
         raise AssertionError("the subscription does not deliver")
 
     def forget(self) -> None:
@@ -285,8 +294,9 @@ class Recorder:
 
 def payload(envelope: types_pb2.Envelope) -> Message:
     """The decoded event of an envelope."""
-    name = envelope.event.type_url.rpartition(".")[2]
-    message: Message = getattr(events_pb2, name)()
+    package, _, name = envelope.event.type_url.rpartition(".")
+    module = images_pb2 if package == "containerd.services.images.v1" else events_pb2
+    message: Message = getattr(module, name)()
     message.ParseFromString(envelope.event.value)
     return message
 
@@ -301,9 +311,7 @@ def spec(namespace: str, id: str, arguments: Sequence[str]) -> dict[str, Any]:
             "args": list(arguments),
             "env": ["PATH=/bin"],
             "cwd": "/",
-            "capabilities": {
-                kind: CAPABILITIES for kind in ("bounding", "effective", "permitted")
-            },
+            "capabilities": {kind: CAPABILITIES for kind in ("bounding", "effective", "permitted")},
             "noNewPrivileges": True,
         },
         "root": {"path": "rootfs"},
