@@ -23,6 +23,9 @@ from tests import leaks
 from tests.blocking import Watch
 
 _UNIT = Path(__file__).parent / "unit"
+_RUN = os.environ.setdefault("SUPERVISORD_TEST_RUN", str(os.getpid()))
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+_CI = bool(os.environ.get("CI"))
 _tasks_left: list[str] = []
 
 
@@ -36,6 +39,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not item.path.is_relative_to(_UNIT):
             item.add_marker(pytest.mark.xdist_group("machine"))
+
+
+# The whole run ------------------------------------------------------------------------------
+
+_census = pytest.StashKey[leaks.Census]()
+_everything = leaks.Room(mark=f"{_RUN}.", folders=(), alone=_CI, inside=False)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Where tests run in parallel, control groups and the like are compared once, at the end."""
+    if not _WORKER:
+        session.config.stash[_census] = leaks.take(_everything)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Fails the run if it leaves behind what no single test could be blamed for."""
+    before = config.stash.get(_census, None)
+    left = leaks.left_behind(_everything, before) if before is not None else []
+    if left:
+        terminalreporter.section("left behind by the whole run", red=True)
+        for line in left:
+            terminalreporter.write_line(line)
+        session = terminalreporter._session
+        if session is not None and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+# The room -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -56,11 +89,10 @@ def short_temporary_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def room(tmp_path_factory: pytest.TempPathFactory, short_temporary_folder: Path) -> leaks.Room:
     """Whose leaks count in this process."""
-    mark = str(os.getpid())
+    mark = f"{_RUN}.{_WORKER}."
     os.environ[leaks.MARK] = mark
     folders = (f"{tmp_path_factory.getbasetemp()}/", f"{short_temporary_folder}/")
-    alone = bool(os.environ.get("CI")) and "PYTEST_XDIST_WORKER" not in os.environ
-    return leaks.Room(mark, folders, alone)
+    return leaks.Room(mark, folders, alone=_CI and not _WORKER)
 
 
 @pytest.fixture(scope="session")

@@ -34,12 +34,14 @@ Found = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Whose leaks count: the value of MARK, the temporary folders, and whether nobody else
-    uses this machine meanwhile, so that all that is new counts."""
+    """Whose leaks count: how the value of MARK begins, the temporary folders, whether nobody
+    else uses this machine meanwhile, so that all that is new counts, and whether the descriptors
+    and threads of this very process do."""
 
     mark: str
     folders: tuple[str, ...]
     alone: bool = False
+    inside: bool = True
 
 
 @dataclass(slots=True)
@@ -85,9 +87,9 @@ def take(room: Room, before: Census | None = None) -> Census:
     """Looks at everything. With ``before`` only processes that are new are looked into."""
     return Census(
         {
-            "descriptor": _descriptors(),
+            "descriptor": _descriptors() if room.inside else {},
             "process": _processes(room, before.found["process"] if before else None),
-            "thread": {str(t.ident): repr(t) for t in threading.enumerate()},
+            "thread": _threads() if room.inside else {},
             "mount": _mounts(room),
             "cgroup": _cgroups(room),
             "interface or network namespace": _names(room),
@@ -121,6 +123,10 @@ def _descriptors() -> Found:
     return found
 
 
+def _threads() -> Found:
+    return {str(thread.ident): repr(thread) for thread in threading.enumerate()}
+
+
 def _stat(pid: str) -> tuple[str, str, str] | None:
     """Name, parent and start time of a process."""
     try:
@@ -136,7 +142,9 @@ def _is_ours(room: Room, pid: str, parent: str) -> bool:
     if parent == str(os.getpid()):
         return True
     try:
-        if f"{MARK}={room.mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+        wanted = f"{MARK}={room.mark}".encode()
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        if any(entry.startswith(wanted) for entry in environment.split(b"\0")):
             return True
         mounts = Path(f"/proc/{pid}/mountinfo").read_text()
     except OSError:  # it ended, or is a kernel thread
