@@ -1,0 +1,224 @@
+"""Writes the entries of a layer into the root directory of the (chrooted) process.
+
+Follows containerd's rules: a directory meets a directory and takes the new attributes, anything
+else that is in the way is replaced; owner, xattrs, mode and times are set in that order, the times
+of directories at the very end; ``trusted.*`` xattrs are never taken from a layer.
+"""
+
+# Plain os calls on bytes, because this runs for every entry.
+# ruff: noqa: PTH101, PTH102, PTH211
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+
+from supervisord.contracts.errors import DataLoss, InvalidArgument
+
+from . import whiteout
+from .header import Entry
+from .paths import Folders, Times, clean, join
+from .tar import TarReader
+from .whiteout import Whiteouts
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LAST_TIME = (1 << 63) - 1
+_LAST_ID = (1 << 32) - 2
+_DEVICES = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK}
+_NOT_FROM_LAYERS = (b"trusted.", b"user.overlay.")
+
+
+class Extractor:
+    """``brought`` is shared with ``whiteouts``: the paths that this layer has brought so far."""
+
+    def __init__(
+        self, reader: TarReader, folders: Folders, whiteouts: Whiteouts, brought: set[bytes]
+    ) -> None:
+        self._reader = reader
+        self._folders = folders
+        self._whiteouts = whiteouts
+        self._brought = brought
+        self._times: dict[bytes, Times] = {}
+
+    def run(self) -> int:
+        """Extracts everything; answers the number of entries. Raises InvalidArgument, DataLoss,
+        OSError."""
+        count = 0
+        for entry in self._reader:
+            count += 1
+            name = clean(entry.name)
+            if name:
+                self._entry(name, entry)
+        self._set_folder_times()
+        return count
+
+    def _entry(self, name: bytes, entry: Entry) -> None:
+        _check(entry)
+        folder, base = self._folders.place(name)
+        if base.startswith(whiteout.PREFIX):
+            self._whiteout(folder, base, entry)
+            return
+        path = join(folder, base)
+        match entry.type:
+            case b"0" | b"\0" | b"S":
+                self._file(path, entry)
+            case b"5":
+                self._folder(path, entry)
+            case b"2":
+                self._make(path, lambda: os.symlink(entry.linkname, path))
+                self._attributes(path, entry)
+            case b"1":
+                self._link(path, entry)
+            case b"3" | b"4":
+                mode = _DEVICES[entry.type] | entry.mode
+                self._make(path, lambda: os.mknod(path, mode, os.makedev(*entry.device)))
+                self._attributes(path, entry)
+            case b"6":
+                self._make(path, lambda: os.mknod(path, stat.S_IFIFO | entry.mode))
+                self._attributes(path, entry)
+            case _:
+                raise InvalidArgument(f"layer: {entry.name!r} has the unknown type {entry.type!r}")
+        self._brought.add(path)
+
+    def _whiteout(self, folder: bytes, base: bytes, entry: Entry) -> None:
+        if base == whiteout.OPAQUE:
+            self._whiteouts.opaque(folder)
+            self._folders.forget()
+        elif not base.startswith(whiteout.META):  # other marks are of aufs alone
+            self._whiteouts.delete(folder, whiteout.target(base), (entry.uid, entry.gid))
+            self._folders.forget()
+
+    # Kinds -----------------------------------------------------------------------------------
+
+    def _file(self, path: bytes, entry: Entry) -> None:
+        try:
+            fd = os.open(path, _NEW_FILE, 0o600)
+        except FileExistsError:
+            self._clear(path)
+            fd = os.open(path, _NEW_FILE, 0o600)
+        try:
+            if entry.sparse is not None:
+                self._sparse_data(fd, entry)
+            elif entry.size:
+                for piece in self._reader.data():
+                    _write(fd, piece)
+            os.fchown(fd, entry.uid, entry.gid)
+            if entry.xattrs:
+                _set_xattrs(fd, entry)
+            os.fchmod(fd, entry.mode)
+            os.utime(fd, ns=_times(entry))
+        finally:
+            os.close(fd)
+
+    def _sparse_data(self, fd: int, entry: Entry) -> None:
+        os.ftruncate(fd, entry.real_size)
+        parts = iter(entry.sparse or ())
+        offset = left = 0
+        for piece in self._reader.data():
+            while piece:
+                while left == 0:
+                    offset, left = next(parts)
+                size = min(left, len(piece))
+                os.lseek(fd, offset, os.SEEK_SET)
+                _write(fd, piece[:size])
+                piece = piece[size:]
+                offset += size
+                left -= size
+
+    def _folder(self, path: bytes, entry: Entry) -> None:
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            found = os.lstat(path)
+            if not stat.S_ISDIR(found.st_mode):
+                self._clear(path)
+                os.mkdir(path, 0o700)
+                if whiteout.is_mark(found):
+                    self._whiteouts.opaque(path)
+        self._attributes(path, entry)
+        self._times[path] = _times(entry)
+        self._folders.implied.pop(path, None)
+
+    def _link(self, path: bytes, entry: Entry) -> None:
+        target = self._folders.find(clean(entry.linkname))
+        try:
+            self._make(path, lambda: os.link(target, path, follow_symlinks=False))
+        except (FileNotFoundError, NotADirectoryError):
+            raise InvalidArgument(
+                f"layer: {entry.name!r} is a hard link to {entry.linkname!r}, which is not there"
+            ) from None
+        self._attributes(path, entry)
+
+    def _make(self, path: bytes, make: Callable[[], None]) -> None:
+        try:
+            make()
+        except FileExistsError:
+            self._clear(path)
+            make()
+
+    def _clear(self, path: bytes) -> None:
+        """Removes what is in the way."""
+        found = os.lstat(path)
+        whiteout.remove(path, found)
+        if stat.S_ISDIR(found.st_mode) or stat.S_ISLNK(found.st_mode):
+            self._folders.forget()
+        self._times.pop(path, None)
+
+    # Attributes ------------------------------------------------------------------------------
+
+    def _attributes(self, path: bytes, entry: Entry) -> None:
+        os.chown(path, entry.uid, entry.gid, follow_symlinks=False)
+        if entry.xattrs:
+            _set_xattrs(path, entry)
+        if entry.type != b"2" and not (entry.type == b"1" and stat.S_ISLNK(os.lstat(path).st_mode)):
+            os.chmod(path, entry.mode)
+        if entry.type != b"5":
+            os.utime(path, ns=_times(entry), follow_symlinks=False)
+
+    def _set_folder_times(self) -> None:
+        implied = {path: times for path, times in self._folders.implied.items() if times}
+        for path, times in {**implied, **self._times}.items():
+            try:
+                os.utime(path, ns=times, follow_symlinks=False)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # a later entry replaced it or what it was in
+
+
+def _check(entry: Entry) -> None:
+    if not (0 <= entry.uid <= _LAST_ID and 0 <= entry.gid <= _LAST_ID):
+        raise DataLoss(f"layer: {entry.name!r} has an owner out of range")
+    if not all(0 <= number < 1 << 32 for number in entry.device):
+        raise DataLoss(f"layer: {entry.name!r} has a device number out of range")
+    if b"\0" in entry.linkname or (entry.type == b"2" and not entry.linkname):
+        raise DataLoss(f"layer: {entry.name!r} has a malformed link target")
+
+
+def _times(entry: Entry) -> Times:
+    access = max(entry.atime_ns, entry.mtime_ns)
+    return _bound(access), _bound(entry.mtime_ns)
+
+
+def _bound(time_ns: int) -> int:
+    """A time that the kernel can keep; others become the epoch, as in containerd."""
+    return time_ns if 0 <= time_ns <= _LAST_TIME else 0
+
+
+def _write(fd: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _set_xattrs(target: int | bytes, entry: Entry) -> None:
+    on_path = not isinstance(target, int)
+    for name, value in entry.xattrs.items():
+        if name.startswith(_NOT_FROM_LAYERS):
+            continue
+        try:
+            os.setxattr(target, name, value, follow_symlinks=not on_path)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                continue
+            if error.errno == errno.EPERM and name.startswith(b"user.") and entry.type not in b"05":
+                continue  # only files and directories can have them
+            raise
