@@ -1,0 +1,388 @@
+"""One container: its init, its execs, and the order in which their lives may be told.
+
+``service`` calls it for requests, the reaper for exits. Rules kept here: no process exits before
+its start was announced; init is announced last; an exec cannot start once init has ended;
+whatever a failed request had done is undone before it fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from google.protobuf.message import Message
+
+from protos.containerd.events import events_pb2
+from supervisord.contracts.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    Error,
+    FailedPrecondition,
+    NotFound,
+)
+from supervisord.linux import cgroups
+
+from . import exits, log
+from .bundle import Bundle, remove
+from .console import ConsoleSocket
+from .loop import Loop
+from .machine import Effect, Event, Phase
+from .oom import Oom
+from .process import Process
+from .reaper import Exit, Reaper
+from .restore import Restore
+from .runtime import Runtime
+from .stdio import Stdio, Wishes
+
+SIGKILL = 9
+_DRAIN_SECONDS = 10.0
+_EXECS_SECONDS = 10.0
+_KILLED_SECONDS = 5.0
+
+Publish = Callable[[str, Message], None]
+Command = Callable[[str], Coroutine[Any, Any, None]]
+
+
+class Container:
+    """Made by ``create.create``, when the runtime has set it up."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        reaper: Reaper,
+        id: str,
+        namespace: str,
+        bundle: Bundle,
+        runtime: Runtime,
+        init: Process,
+        publish: Publish,
+        owner: tuple[int, int],
+    ) -> None:
+        self.loop = loop
+        self.reaper = reaper
+        self.id = id
+        self.namespace = namespace
+        self.bundle = bundle
+        self.runtime = runtime
+        self.init = init
+        self.execs: dict[str, Process] = {}
+        self.publish = publish
+        self.owner = owner
+        """User and group that pipes of the container belong to."""
+        self.cgroup: cgroups.Cgroup | None = None
+        self.private_pids = False
+        """Whether init has a pid namespace of its own: its end is then everyone's."""
+        self.restore: Restore | None = None
+        """Set when start means to restore a checkpoint."""
+        self._oom: Oom | None = None
+
+    def created(self, pid: int) -> None:
+        """Init is there, waiting; call inside ``reaper.early``."""
+        self.init.pid = pid
+        self.reaper.expect(pid, self._init_exited)
+        self.private_pids = is_first_in_namespace(pid)
+        try:
+            self.cgroup = cgroups.of_pid(pid)
+            self._oom = Oom(self.loop, self.cgroup, self._out_of_memory)
+        except NotFound as error:
+            log.debug("out-of-memory kills are not watched", id=self.id, error=error)
+
+    def process(self, exec_id: str) -> Process:
+        """Init ("") or an exec. Raises NotFound."""
+        if not exec_id:
+            return self.init
+        process = self.execs.get(exec_id)
+        if process is None:
+            raise NotFound(f"process does not exist {exec_id}: not found")
+        return process
+
+    def status(self, process: Process) -> str:
+        """The state as clients see it; a paused container's processes are all paused."""
+        if process is not self.init and self.init.status in ("PAUSED", "PAUSING"):
+            return self.init.status
+        return process.status
+
+    # Start --------------------------------------------------------------------------------
+
+    async def start(self, exec_id: str) -> int:
+        """Starts init or an exec, and answers its pid. Raises FailedPrecondition, Unknown."""
+        process = self.process(exec_id)
+        async with process.lock:
+            if exec_id and self.init.exit is not None:
+                raise FailedPrecondition(f"container {self.id} init process is not running")
+            process.machine.feed(Event.START)
+            try:
+                if exec_id:
+                    await self._start_exec(process)
+                elif self.restore is not None:
+                    await self.restore.run(self)
+                else:
+                    await self.runtime.start(self.id)
+            except BaseException:
+                self._carry_out(process, process.machine.feed(Event.START_FAILED))
+                if process.machine.phase is Phase.STOPPED:
+                    process.announce()  # whoever waits for it must not wait for ever
+                raise
+            self._carry_out(process, process.machine.feed(Event.STARTED))
+        return process.pid
+
+    async def _start_exec(self, process: Process) -> None:
+        stdio, bundle = process.stdio, self.bundle
+        pid_file = bundle.exec_pid_file(process.id)
+        description = bundle.exec_process_file(process.id)
+        try:
+            with self.reaper.early():
+                if process.wishes.terminal:
+                    with ConsoleSocket(bundle.path, f"{process.id}.pty") as console:
+                        pid = await self.runtime.exec(
+                            self.id, description, pid_file, None, console=console.path
+                        )
+                        master = await console.master(self.loop)
+                    await stdio.attach(master, process.id, self.namespace)
+                else:
+                    streams = await stdio.open(process.id, self.namespace, *self.owner)
+                    pid = await self.runtime.exec(self.id, description, pid_file, streams)
+                    stdio.given()
+                process.pid = pid
+                self.reaper.expect(pid, lambda exit: self._exec_exited(process, exit))
+        except BaseException:
+            stdio.close()
+            raise
+        finally:
+            remove(description)
+            remove(pid_file)
+
+    # Execs --------------------------------------------------------------------------------
+
+    def add_exec(self, exec_id: str, wishes: Wishes, spec: bytes) -> Process:
+        """Adds an exec. Raises AlreadyExists, FailedPrecondition."""
+        if exec_id in self.execs:
+            raise AlreadyExists(f"id {exec_id}: already exists")
+        if self.init.exit is not None:
+            raise FailedPrecondition("cannot exec in a stopped container")
+        self.init.machine.feed(Event.EXEC)
+        self.bundle.write(f"{exec_id}.process.json", spec)
+        stdio = Stdio(self.loop, self.reaper, wishes)
+        process = Process(self.loop, exec_id, wishes, stdio, is_exec=True)
+        self.execs[exec_id] = process
+        return process
+
+    # Signals ------------------------------------------------------------------------------
+
+    async def kill(self, exec_id: str, signal: int, all: bool) -> None:
+        """Sends a signal to init, to an exec, or to ``all`` processes.
+
+        Raises NotFound when it has ended already."""
+        process = self.process(exec_id)
+        if exec_id:
+            process.signal(signal)
+            return
+        if process.exit is not None and (self.private_pids or not all):
+            raise NotFound("process already finished")
+        # The kernel ends a pid namespace with its first process. A frozen process must be
+        # thawed, a sandboxed one is elsewhere: those are the runtime's business.
+        everyone = not all or (signal == SIGKILL and self.private_pids)
+        if everyone and self.runtime.plain_processes and self.init.status in ("CREATED", "RUNNING"):
+            process.signal(signal)
+            return
+        if process.exit is None or not all:
+            process.machine.feed(Event.KILL)
+        await self._runtime_kill(signal, all)
+
+    async def _runtime_kill(self, signal: int, all: bool) -> None:
+        try:
+            await self.runtime.kill(self.id, signal, all=all)
+        except Error as error:
+            told = error.message.lower()
+            for sign in ("process already finished", "container not running", "no such process"):
+                if sign in told:
+                    raise NotFound("process already finished") from error
+            if "does not exist" in told:
+                raise NotFound("no such container") from error
+            raise
+
+    # Pause, resume, update ----------------------------------------------------------------
+
+    async def pause(self) -> None:
+        await self._frozen(Event.PAUSE, Event.PAUSE_DONE, Event.PAUSE_FAILED, self.runtime.pause)
+
+    async def resume(self) -> None:
+        await self._frozen(
+            Event.RESUME, Event.RESUME_DONE, Event.RESUME_FAILED, self.runtime.resume
+        )
+
+    async def _frozen(self, ask: Event, done: Event, failed: Event, command: Command) -> None:
+        init = self.init
+        async with init.lock:
+            init.machine.feed(ask)
+            try:
+                await command(self.id)
+            except BaseException:
+                self._carry_out(init, init.machine.feed(failed))
+                raise
+            self._carry_out(init, init.machine.feed(done))
+
+    async def update(self, resources: bytes) -> None:
+        """Applies LinuxResources (JSON). Raises FailedPrecondition, Unknown."""
+        async with self.init.lock:
+            self.init.machine.feed(Event.UPDATE)
+            path = self.bundle.write("resources.json", resources)
+            try:
+                await self.runtime.update(self.id, path)
+            finally:
+                remove(path)
+
+    # Delete -------------------------------------------------------------------------------
+
+    async def delete(self, exec_id: str) -> Exit:
+        """Deletes an ended process. Init takes all of the container with it.
+
+        Raises FailedPrecondition while it runs."""
+        process = self.process(exec_id)
+        async with process.lock:
+            unstarted = process.machine.phase is Phase.CREATED
+            process.machine.feed(Event.DELETE)
+            try:
+                if exec_id:
+                    await self._delete_exec(process)
+                else:
+                    await self._delete_init(process, force=unstarted)
+            except BaseException:
+                process.machine.feed(Event.DELETE_FAILED)
+                raise
+            process.machine.feed(Event.DELETE_DONE)
+        return process.exit or Exit(process.pid, 0, 0)
+
+    async def _delete_exec(self, process: Process) -> None:
+        await process.stdio.drained(_DRAIN_SECONDS)
+        process.stdio.close()
+        remove(self.bundle.exec_process_file(process.id))
+        exits.remove(self.bundle.path, process.id)
+        self.execs.pop(process.id, None)
+        if not process.ended.done:
+            process.announce()
+
+    async def _delete_init(self, init: Process, *, force: bool) -> None:
+        if not force:
+            await init.stdio.drained(_DRAIN_SECONDS)
+        hooks = self.bundle.has_poststop_hooks()
+        removal = self.loop.spawn(self.runtime.delete(self.id, force=force), "runtime delete")
+        if not hooks:
+            # While the runtime works; the kernel takes its time over the last unmount.
+            self.loop.soon(self._try_unmount)
+        await removal
+        if init.pid and init.exit is None:
+            await self._wait_gone(init)
+        for process in self.execs.values():
+            process.stdio.close()
+        init.stdio.close()
+        self._unwatch_memory()
+        self.bundle.unmount()
+
+    def _try_unmount(self) -> None:
+        try:
+            self.bundle.unmount()
+        except Error as error:
+            log.debug("rootfs is busy", error=error)  # tried again after the runtime
+
+    async def _wait_gone(self, init: Process) -> None:
+        try:
+            await self.loop.within(_KILLED_SECONDS, init.gone, "exit of init")
+        except DeadlineExceeded as error:
+            log.warning("init outlives its container", pid=init.pid, error=error)
+
+    # Exits --------------------------------------------------------------------------------
+
+    def _init_exited(self, exit: Exit) -> None:
+        self.init.left(exit)
+        exits.write(self.bundle.path, "", exit)
+        if self.private_pids and not self._running_execs():
+            self._carry_out(self.init, self.init.machine.feed(Event.EXITED))
+        else:
+            self.loop.spawn(self._end_all(), "end of init")
+
+    async def _end_all(self) -> None:
+        """Init is the last to be announced; without a pid namespace its kin is killed first."""
+        if not self.private_pids:
+            try:
+                await self.runtime.kill(self.id, SIGKILL, all=True)
+            except Error as error:
+                log.warning("processes may be left over", id=self.id, error=error)
+        for process in self._running_execs():
+            try:
+                await self.loop.within(_EXECS_SECONDS, process.ended, "exit of an exec")
+            except DeadlineExceeded as error:
+                log.warning("an exec outlives init", exec_id=process.id, error=error)
+        self._carry_out(self.init, self.init.machine.feed(Event.EXITED))
+
+    def _running_execs(self) -> list[Process]:
+        return [
+            process
+            for process in self.execs.values()
+            if not process.ended.done and process.machine.phase is not Phase.CREATED
+        ]
+
+    def _exec_exited(self, process: Process, exit: Exit) -> None:
+        process.left(exit)
+        exits.write(self.bundle.path, process.id, exit)
+        self._carry_out(process, process.machine.feed(Event.EXITED))
+
+    def _carry_out(self, process: Process, effects: tuple[Effect, ...]) -> None:
+        for effect in effects:
+            if effect is Effect.ANNOUNCE_START:
+                self._announce_start(process)
+            elif effect is Effect.ANNOUNCE_EXIT:
+                self._announce_exit(process)
+            elif effect is Effect.THAW:
+                self.loop.spawn(self._thaw(), "thaw")
+
+    def _announce_start(self, process: Process) -> None:
+        if process is self.init:
+            event = events_pb2.TaskStart(container_id=self.id, pid=process.pid)
+            self.publish("/tasks/start", event)
+        else:
+            self.publish(
+                "/tasks/exec-started",
+                events_pb2.TaskExecStarted(
+                    container_id=self.id, exec_id=process.id, pid=process.pid
+                ),
+            )
+
+    def _announce_exit(self, process: Process) -> None:
+        if process is self.init:
+            self._unwatch_memory()
+        exit = process.announce()
+        event = events_pb2.TaskExit(
+            container_id=self.id,
+            id=process.id,
+            pid=exit.pid,
+            exit_status=exit.status,
+        )
+        event.exited_at.seconds, event.exited_at.nanos = divmod(exit.at, 1_000_000_000)
+        self.publish("/tasks/exit", event)
+
+    async def _thaw(self) -> None:
+        async with self.init.lock:
+            try:
+                await self.runtime.resume(self.id)
+            except Error as error:
+                log.warning("an ended container stays frozen", id=self.id, error=error)
+
+    # Memory -------------------------------------------------------------------------------
+
+    def _out_of_memory(self) -> None:
+        self.publish("/tasks/oom", events_pb2.TaskOOM(container_id=self.id))
+
+    def _unwatch_memory(self) -> None:
+        if self._oom is not None:
+            self._oom.close()
+            self._oom = None
+
+
+def is_first_in_namespace(pid: int) -> bool:
+    """Whether a process is the first of a pid namespace of its own: its last pid in NSpid is 1.
+    False where that cannot be told."""
+    for line in (cgroups.read(f"/proc/{pid}/status") or "").splitlines():
+        if line.startswith("NSpid:"):
+            return line.split()[-1] == "1"
+    return False

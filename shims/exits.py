@@ -1,0 +1,55 @@
+"""Exit records: ``BUNDLE/exits/NAME.json``, written whole before anybody is told.
+
+A daemon that was away, or that finds the shim gone, reads there how a process ended: a JSON object
+with ``pid``, ``exit_status`` and ``exited_at_ns``. NAME is ``init`` or the id of the exec.
+"""
+
+# Paths stay strings: every shim would pay for pathlib with memory of its own.
+# ruff: noqa: PTH104, PTH108
+from __future__ import annotations
+
+import json
+import os
+
+from . import log
+from .reaper import Exit
+
+FOLDER = "exits"
+
+
+def path(bundle: str, exec_id: str) -> str:
+    """Where the record of a process is. No identifier ends in ``_``, so that an exec which is
+    named ``init`` has a name of its own."""
+    name = {"": "init", "init": "init_"}.get(exec_id, exec_id)
+    return f"{bundle}/{FOLDER}/{name}.json"
+
+
+def write(bundle: str, exec_id: str, exit: Exit) -> None:
+    """Writes a record. A failure (a full disk, a bundle that is gone) is logged, because the
+    exit itself must still be told."""
+    target = path(bundle, exec_id)
+    record = {"pid": exit.pid, "exit_status": exit.status, "exited_at_ns": exit.at}
+    try:
+        with open(target + ".tmp", "w") as file:
+            json.dump(record, file)
+        os.rename(target + ".tmp", target)
+    except OSError as error:
+        log.error("exit record not written", path=target, error=error)
+
+
+def read(bundle: str, exec_id: str) -> Exit | None:
+    """The record of a process, None where there is none."""
+    try:
+        with open(path(bundle, exec_id)) as file:
+            record = json.load(file)
+        return Exit(record["pid"], record["exit_status"], record["exited_at_ns"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def remove(bundle: str, exec_id: str) -> None:
+    """Removes the record of an exec whose id may be used again."""
+    try:
+        os.unlink(path(bundle, exec_id))
+    except FileNotFoundError:
+        return

@@ -1,0 +1,126 @@
+"""Tells the daemon what happened, in order, however long it is away.
+
+Events wait in a bounded queue until the daemon has taken them. When the queue is full the oldest
+are dropped: exits are on disk as well, and a daemon that comes back asks for the state anyway.
+Between tries it waits longer and longer, but a daemon that connects to us is tried at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+from protos.containerd.services.events.ttrpc.v1 import events_ttrpc_pb2
+from supervisord.contracts.errors import Error, Unavailable
+
+from . import log
+from .loop import Future, Loop, Timer
+from .rpc import Client
+
+SERVICE = "containerd.services.events.ttrpc.v1.Events"
+_CAPACITY = 2048
+_SECONDS = 5.0
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 15.0
+_IDLE_SECONDS = 30.0
+
+
+class Publisher:
+    """The shim's end of the event stream. An empty address publishes nothing."""
+
+    def __init__(self, loop: Loop, address: str, namespace: str) -> None:
+        self._loop = loop
+        self._address = address.removeprefix("unix://")
+        self._namespace = namespace
+        self._queue: deque[bytes] = deque()
+        self._dropped = 0
+        self._running = False
+        self._pause: Future[None] | None = None
+        self._client: Client | None = None
+        self._idle: Timer | None = None
+
+    def publish(self, topic: str, event: Message) -> None:
+        """Queues one event, stamped now."""
+        if not self._address:
+            return
+        request = events_ttrpc_pb2.ForwardRequest()
+        envelope = request.envelope
+        now = time.time_ns()
+        envelope.timestamp.seconds, envelope.timestamp.nanos = divmod(now, 1_000_000_000)
+        envelope.namespace = self._namespace
+        envelope.topic = topic
+        envelope.event.type_url = event.DESCRIPTOR.full_name
+        envelope.event.value = event.SerializeToString()
+        if len(self._queue) >= _CAPACITY:
+            self._queue.popleft()
+            self._dropped += 1
+        self._queue.append(request.SerializeToString())
+        if not self._running:
+            self._running = True
+            self._loop.spawn(self._deliver(), "publisher")
+
+    def poke(self) -> None:
+        """The daemon is there: tries at once."""
+        if self._pause is not None:
+            self._pause.set(None)
+
+    @property
+    def pending(self) -> int:
+        """Events that the daemon has not taken yet."""
+        return len(self._queue)
+
+    async def _deliver(self) -> None:
+        pause = _FIRST_PAUSE
+        try:
+            while self._queue:
+                head = self._queue[0]
+                try:
+                    await self._forward(head)
+                except Error as error:
+                    if not isinstance(error, Unavailable):
+                        log.warning("event not taken", error=error)
+                    self._hang_up()
+                    pause = await self._wait(pause)
+                    continue
+                pause = _FIRST_PAUSE
+                # A full queue may have dropped it meanwhile.
+                if self._queue and self._queue[0] is head:
+                    self._queue.popleft()
+            if self._dropped:
+                log.warning("events were dropped", count=self._dropped)
+                self._dropped = 0
+        finally:
+            self._running = False
+        self._idle = self._loop.later(_IDLE_SECONDS, self._hang_up)
+
+    async def _forward(self, data: bytes) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        if self._client is None or not self._client.is_open:
+            self._client = Client(self._loop, self._address)
+        await self._client.call(
+            SERVICE,
+            "Forward",
+            events_ttrpc_pb2.ForwardRequest.FromString(data),
+            Empty,
+            seconds=_SECONDS,
+            metadata={"containerd-namespace-ttrpc": self._namespace},
+        )
+
+    async def _wait(self, pause: float) -> float:
+        self._pause = Future(self._loop)
+        gate = self._pause
+        timer = self._loop.later(pause, lambda: gate.set(None))
+        await gate
+        timer.cancel()
+        self._pause = None
+        return min(pause * 2, _LONGEST_PAUSE)
+
+    def _hang_up(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None

@@ -1,0 +1,103 @@
+"""Reaps every child: runtime commands, container processes, and orphans that came to us.
+
+The shim is a subreaper, so a container's processes become its children when the runtime ends.
+An exit goes to whoever ``expect``s the pid. Between a spawn by the runtime and the moment its pid
+is known, a process may already be gone; inside ``early`` such exits are kept for their owner.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+from .loop import READ, Future, Loop
+
+
+class Exit(NamedTuple):
+    """How a process ended: the status as a shell gives it (128 + signal), and when in ns."""
+
+    pid: int
+    status: int
+    at: int
+
+
+class Reaper:
+    """Owns SIGCHLD and waitpid in this process. Main thread only."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._owners: dict[int, Callable[[Exit], None]] = {}
+        self._early: dict[int, Exit] = {}
+        self._starting = 0
+        self._wakeup, self._signalled = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        # Python writes the signal's number there from the C handler: no race with the poll.
+        signal.set_wakeup_fd(self._signalled, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, _nothing)
+        loop.watch(self._wakeup, READ, self._woken)
+
+    def expect(self, pid: int, owner: Callable[[Exit], None]) -> None:
+        """Tells ``owner`` when ``pid`` ends, soon if it has (inside ``early``)."""
+        exit = self._early.pop(pid, None)
+        if exit is None:
+            self._owners[pid] = owner
+        else:
+            self._loop.soon(lambda: owner(exit))
+
+    def exit_of(self, pid: int) -> Future[Exit]:
+        """The exit of a child of ours, as a future."""
+        future: Future[Exit] = Future(self._loop)
+        self.expect(pid, future.set)
+        return future
+
+    def forget(self, pid: int) -> None:
+        """Nobody wants to know of ``pid`` any more."""
+        self._owners.pop(pid, None)
+
+    @contextmanager
+    def early(self) -> Iterator[None]:
+        """Keeps the exits of pids that nobody expects yet, until the block ends."""
+        self._starting += 1
+        try:
+            yield
+        finally:
+            self._starting -= 1
+            if not self._starting:
+                self._early.clear()
+
+    def reap(self) -> None:
+        """Collects all that have ended."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            code = os.waitstatus_to_exitcode(status)
+            exit = Exit(pid, code if code >= 0 else 128 - code, time.time_ns())
+            owner = self._owners.pop(pid, None)
+            if owner is not None:
+                owner(exit)
+            elif self._starting:
+                self._early[pid] = exit
+
+    def close(self) -> None:
+        """Gives SIGCHLD back."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._loop.unwatch(self._wakeup)
+        os.close(self._wakeup)
+        os.close(self._signalled)
+
+    def _woken(self, _: int) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._wakeup, 4096)
+        self.reap()
+
+
+def _nothing(number: int, frame: object) -> None:
+    """A handler must exist for the wake-up to be written."""

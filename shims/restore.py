@@ -1,0 +1,110 @@
+"""Checkpoints: freezing a container into files, and starting one from them.
+
+Both are the runtime's work, done by CRIU; where that is not installed, the request is refused.
+"""
+
+# Paths stay strings: every shim would pay for pathlib with memory of its own.
+# ruff: noqa: PTH103, PTH104
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from protos.containerd.runc.v1 import options_pb2
+from supervisord.contracts.errors import Error, FailedPrecondition, Unknown
+
+from . import log
+from .console import ConsoleSocket
+from .machine import Event
+
+if TYPE_CHECKING:
+    from .container import Container
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """How ``start`` restores a container that was created from a checkpoint."""
+
+    image: str
+    parent: str
+    work: str
+    no_pivot: bool
+
+    def options(self) -> Sequence[str]:
+        options = ["--image-path", self.image, "--work-path", self.work, "--no-subreaper"]
+        if self.parent:
+            options += ["--parent-path", self.parent]
+        if self.no_pivot:
+            options.append("--no-pivot")
+        return options
+
+    async def run(self, container: Container) -> None:
+        """Restores; init has its pid afterwards. Raises FailedPrecondition, Unknown."""
+        require_criu()
+        os.makedirs(self.work, 0o711, exist_ok=True)
+        init, runtime = container.init, container.runtime
+        pid_file = container.bundle.init_pid_file
+        with container.reaper.early():
+            if init.wishes.terminal:
+                with ConsoleSocket(container.bundle.path, "init.pty") as console:
+                    pid = await runtime.restore(
+                        container.id, self.options(), pid_file, None, console=console.path
+                    )
+                    master = await console.master(container.loop)
+                await init.stdio.attach(master, container.id, container.namespace)
+            else:
+                streams = await init.stdio.open(container.id, container.namespace, *container.owner)
+                pid = await runtime.restore(container.id, self.options(), pid_file, streams)
+                init.stdio.given()
+            container.created(pid)
+
+
+async def checkpoint(
+    container: Container, path: str, options: options_pb2.CheckpointOptions
+) -> None:
+    """Writes a checkpoint of a container to the folder ``path``.
+
+    Raises FailedPrecondition (no CRIU, wrong state), Unknown."""
+    require_criu()
+    async with container.init.lock:
+        container.init.machine.feed(Event.CHECKPOINT)
+        work = options.work_path or f"{container.bundle.path}/criu-work"
+        os.makedirs(work, 0o711, exist_ok=True)
+        arguments = ["--image-path", path, "--work-path", work]
+        for flag, wanted in (
+            ("--leave-running", not options.exit),
+            ("--tcp-established", options.open_tcp),
+            ("--ext-unix-sk", options.external_unix_sockets),
+            ("--shell-job", options.terminal),
+            ("--file-locks", options.file_locks),
+        ):
+            if wanted:
+                arguments.append(flag)
+        for name in options.empty_namespaces:
+            arguments += ["--empty-ns", name]
+        if options.parent_path:
+            arguments += ["--parent-path", options.parent_path]
+        try:
+            await container.runtime.checkpoint(container.id, arguments)
+        except Error as error:
+            kept = f"{container.bundle.path}/criu-dump.log"
+            try:
+                os.rename(f"{work}/dump.log", kept)
+            except OSError as missing:
+                log.debug("CRIU left no log", error=missing)
+            first = error.message.partition("\n")[0]
+            raise Unknown(f"{first} path= {kept}") from error
+        finally:
+            if not options.work_path:
+                import shutil  # large, and rarely needed
+
+                shutil.rmtree(work, ignore_errors=True)
+
+
+def require_criu() -> None:
+    """Raises FailedPrecondition where CRIU is not installed."""
+    folders = (os.environ.get("PATH") or os.defpath).split(":")
+    if not any(os.access(f"{folder}/criu", os.X_OK) for folder in folders):
+        raise FailedPrecondition("checkpoint and restore need the program criu, which is not here")

@@ -1,0 +1,192 @@
+"""The OCI runtime of one container: runc, crun, or whatever takes the same command line.
+
+Every command writes its log as JSON lines to a file of its own; when it fails, the last error
+line becomes the message. No state is kept here; ``container`` decides what is run when.
+"""
+
+# Paths stay strings: every shim would pay for pathlib with memory of its own.
+# ruff: noqa: PTH119
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from supervisord.contracts.errors import NotFound, Unknown
+
+from .bundle import remove
+from .command import Streams, finish, spawn
+from .loop import Loop
+from .reaper import Reaper
+
+COMMAND_SECONDS = 120.0
+"""After this time a runtime command counts as stuck, and is killed."""
+
+_TAIL = 4096
+_sequence = 0
+
+
+class RuntimeFailure(Unknown):
+    """The runtime refused; ``reason`` is what it said."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what}: {reason}")
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """How to call the runtime. ``root`` is its state folder, ``bundle`` takes its logs."""
+
+    loop: Loop
+    reaper: Reaper
+    binary: str
+    root: str
+    bundle: str
+    systemd_cgroup: bool = False
+
+    @property
+    def plain_processes(self) -> bool:
+        """Whether a container's init is an ordinary process that a signal reaches directly.
+        Sandboxed runtimes have a stand-in there."""
+        return os.path.basename(self.binary) in ("runc", "crun", "youki")
+
+    async def create(
+        self,
+        id: str,
+        pid_file: str,
+        streams: Streams | None,
+        *,
+        console: str = "",
+        no_pivot: bool = False,
+        no_new_keyring: bool = False,
+    ) -> int:
+        """Creates the container and answers the pid of its init. Raises RuntimeFailure."""
+        options = ["--bundle", self.bundle, "--pid-file", pid_file]
+        if console:
+            options += ["--console-socket", console]
+        if no_pivot:
+            options.append("--no-pivot")
+        if no_new_keyring:
+            options.append("--no-new-keyring")
+        await self.run(["create", *options, id], "OCI runtime create failed", streams)
+        return read_pid(pid_file)
+
+    async def start(self, id: str) -> None:
+        await self.run(["start", id], "OCI runtime start failed")
+
+    async def exec(
+        self, id: str, process: str, pid_file: str, streams: Streams | None, *, console: str = ""
+    ) -> int:
+        """Runs the process described in the file ``process``, and answers its pid."""
+        options = ["--process", process, "--detach", "--pid-file", pid_file]
+        if console:
+            options += ["--console-socket", console]
+        await self.run(["exec", *options, id], "OCI runtime exec failed", streams)
+        return read_pid(pid_file)
+
+    async def delete(self, id: str, *, force: bool = False) -> None:
+        """Removes what the runtime holds of the container; nothing to do where it is gone."""
+        arguments = ["delete", "--force", id] if force else ["delete", id]
+        try:
+            await self.run(arguments, "failed to delete task")
+        except RuntimeFailure as error:
+            if "does not exist" not in error.reason:
+                raise
+
+    async def kill(self, id: str, signal: int, *, all: bool) -> None:
+        arguments = ["kill", *(["--all"] if all else []), id, str(signal)]
+        await self.run(arguments, "OCI runtime kill failed")
+
+    async def pause(self, id: str) -> None:
+        await self.run(["pause", id], "OCI runtime pause failed")
+
+    async def resume(self, id: str) -> None:
+        await self.run(["resume", id], "OCI runtime resume failed")
+
+    async def update(self, id: str, resources: str) -> None:
+        """Applies the LinuxResources (JSON) in the file ``resources``."""
+        await self.run(["update", "--resources", resources, id], "OCI runtime update failed")
+
+    async def checkpoint(self, id: str, options: Sequence[str]) -> None:
+        await self.run(["checkpoint", *options, id], "OCI runtime checkpoint failed")
+
+    async def restore(
+        self,
+        id: str,
+        options: Sequence[str],
+        pid_file: str,
+        streams: Streams | None,
+        *,
+        console: str = "",
+    ) -> int:
+        """Restores the container from a checkpoint and answers the pid of its init."""
+        arguments = ["restore", "--bundle", self.bundle, "--detach", "--pid-file", pid_file]
+        if console:
+            arguments += ["--console-socket", console]
+        arguments += [*options, id]
+        await self.run(arguments, "OCI runtime restore failed", streams)
+        return read_pid(pid_file)
+
+    async def run(
+        self, arguments: Sequence[str], what: str, streams: Streams | None = None
+    ) -> None:
+        """Runs one command to its end. Raises RuntimeFailure, DeadlineExceeded."""
+        global _sequence
+        _sequence += 1
+        log_file = f"{self.bundle}/log-{_sequence}.json"
+        # The container inherits its streams from the command; others get a scratch file.
+        scratch = -1
+        if streams is None:
+            scratch = os.memfd_create("stderr", os.MFD_CLOEXEC)
+            streams = Streams(stderr=scratch)
+        try:
+            command = [self.binary, "--root", self.root, "--log", log_file, "--log-format", "json"]
+            if self.systemd_cgroup:
+                command.append("--systemd-cgroup")
+            try:
+                pid = spawn([*command, *arguments], streams)
+            except NotFound as error:
+                raise RuntimeFailure(what, error.message) from error
+            exit = await finish(self.loop, self.reaper, pid, COMMAND_SECONDS, what)
+            if exit.status != 0:
+                reason = last_error(log_file) or _tail(scratch) or f"exit status {exit.status}"
+                raise RuntimeFailure(what, reason)
+        finally:
+            if scratch >= 0:
+                os.close(scratch)
+            remove(log_file)
+
+
+def read_pid(path: str) -> int:
+    """The pid that the runtime wrote. Raises Unknown."""
+    try:
+        with open(path, "rb") as file:
+            return int(file.read())
+    except (OSError, ValueError) as error:
+        raise Unknown(f"failed to retrieve OCI runtime container pid: {error}") from error
+
+
+def last_error(path: str) -> str:
+    """The message of the last error line in a runtime's JSON log; "" without one."""
+    try:
+        with open(path, "rb") as file:
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return ""
+    for line in reversed(lines):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("level") == "error":
+            return str(entry.get("msg", "")).strip()
+    return ""
+
+
+def _tail(fd: int) -> str:
+    if fd < 0:
+        return ""
+    size = os.fstat(fd).st_size
+    return os.pread(fd, _TAIL, max(0, size - _TAIL)).decode(errors="replace").strip()

@@ -1,0 +1,263 @@
+"""The ttrpc Task service, versions 3 and 2: decodes requests, calls containers, tells events.
+
+Both versions have the same messages on the wire, so one implementation serves both: it reads
+fields by name and answers with the messages of version 3.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.empty_pb2 import Empty
+
+from protos.containerd.events import events_pb2
+from protos.containerd.runc.v1 import options_pb2
+from protos.containerd.task.v2 import shim_pb2 as v2
+from protos.containerd.task.v3 import shim_pb2 as v3
+from protos.containerd.v1.types import task_pb2
+from supervisord.contracts.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    NotFound,
+)
+from supervisord.contracts.identifiers import check_identifier
+from supervisord.linux import cgroups
+
+from . import restore
+from .container import Container
+from .create import Defaults, create
+from .loop import Loop
+from .publisher import Publisher
+from .reaper import Exit, Reaper
+from .rpc import Methods, bind
+from .stdio import Wishes
+
+ABANDONABLE = ("Wait",)
+
+
+def methods(service: TaskService) -> Methods:
+    """Both versions of the service, for ``rpc.Server``."""
+    return {
+        **bind(v3.DESCRIPTOR.services_by_name["Task"], service),
+        **bind(v2.DESCRIPTOR.services_by_name["Task"], service),
+    }
+
+
+class TaskService:
+    """All containers of this shim: one as a rule, several when they share a pod's shim."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        reaper: Reaper,
+        publisher: Publisher,
+        defaults: Defaults,
+        shutdown: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._reaper = reaper
+        self._publisher = publisher
+        self._defaults = defaults
+        self._shutdown = shutdown
+        self._containers: dict[str, Container] = {}
+        self._creating: set[str] = set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no container is held or being made."""
+        return not self._containers and not self._creating
+
+    async def Create(self, request: Any) -> v3.CreateTaskResponse:
+        id = request.id
+        if id in self._containers or id in self._creating:
+            raise AlreadyExists(f"task {id}: already exists")
+        self._creating.add(id)
+        try:
+            container = await create(
+                self._loop, self._reaper, self._defaults, request, self._publisher.publish
+            )
+        finally:
+            self._creating.discard(id)
+        self._containers[id] = container
+        pid = container.init.pid
+        event = events_pb2.TaskCreate(
+            container_id=id,
+            bundle=request.bundle,
+            rootfs=request.rootfs,
+            checkpoint=request.checkpoint,
+            pid=pid,
+        )
+        io = event.io
+        io.stdin, io.stdout, io.stderr = request.stdin, request.stdout, request.stderr
+        io.terminal = request.terminal
+        self._publisher.publish("/tasks/create", event)
+        return v3.CreateTaskResponse(pid=pid)
+
+    async def Start(self, request: Any) -> v3.StartResponse:
+        return v3.StartResponse(pid=await self._container(request).start(request.exec_id))
+
+    async def Exec(self, request: Any) -> Empty:
+        container = self._container(request)
+        check_identifier(request.exec_id, "exec_id")
+        wishes = Wishes(request.stdin, request.stdout, request.stderr, request.terminal)
+        container.add_exec(request.exec_id, wishes, _process_spec(request))
+        self._publisher.publish(
+            "/tasks/exec-added",
+            events_pb2.TaskExecAdded(container_id=container.id, exec_id=request.exec_id),
+        )
+        return Empty()
+
+    async def State(self, request: Any) -> v3.StateResponse:
+        container = self._container(request)
+        process = container.process(request.exec_id)
+        wishes = process.wishes
+        response = v3.StateResponse(
+            id=process.id,
+            bundle=container.bundle.path,
+            pid=process.pid,
+            status=task_pb2.Status.Value(container.status(process)),
+            stdin=wishes.stdin,
+            stdout=wishes.stdout,
+            stderr=wishes.stderr,
+            terminal=wishes.terminal,
+            exec_id=request.exec_id,
+        )
+        if process.ended.done:
+            exit = process.ended.result()
+            response.exit_status = exit.status
+            _set_time(response, exit)
+        return response
+
+    async def Wait(self, request: Any) -> v3.WaitResponse:
+        exit = await self._container(request).process(request.exec_id).ended
+        response = v3.WaitResponse(exit_status=exit.status)
+        _set_time(response, exit)
+        return response
+
+    async def Kill(self, request: Any) -> Empty:
+        await self._container(request).kill(request.exec_id, request.signal, request.all)
+        return Empty()
+
+    async def Delete(self, request: Any) -> v3.DeleteResponse:
+        container = self._container(request)
+        pid = container.process(request.exec_id).pid
+        exit = await container.delete(request.exec_id)
+        response = v3.DeleteResponse(pid=pid, exit_status=exit.status)
+        _set_time(response, exit)
+        if not request.exec_id:
+            self._containers.pop(container.id, None)
+            event = events_pb2.TaskDelete(
+                container_id=container.id, pid=pid, exit_status=exit.status
+            )
+            _set_time(event, exit)
+            self._publisher.publish("/tasks/delete", event)
+        return response
+
+    async def Pids(self, request: Any) -> v3.PidsResponse:
+        container = self._container(request)
+        execs = {process.pid: id for id, process in container.execs.items() if process.pid}
+        response = v3.PidsResponse()
+        for pid in cgroups.pids(_cgroup(container)):
+            info = response.processes.add(pid=pid)
+            if pid in execs:
+                details = options_pb2.ProcessDetails(exec_id=execs[pid])
+                info.info.type_url = details.DESCRIPTOR.full_name
+                info.info.value = details.SerializeToString()
+        return response
+
+    async def Stats(self, request: Any) -> v3.StatsResponse:
+        metrics = cgroups.stats(_cgroup(self._container(request)))
+        response = v3.StatsResponse()
+        response.stats.type_url = metrics.DESCRIPTOR.full_name
+        response.stats.value = metrics.SerializeToString()
+        return response
+
+    async def Pause(self, request: Any) -> Empty:
+        container = self._container(request)
+        await container.pause()
+        self._publisher.publish("/tasks/paused", events_pb2.TaskPaused(container_id=container.id))
+        return Empty()
+
+    async def Resume(self, request: Any) -> Empty:
+        container = self._container(request)
+        await container.resume()
+        self._publisher.publish("/tasks/resumed", events_pb2.TaskResumed(container_id=container.id))
+        return Empty()
+
+    async def Update(self, request: Any) -> Empty:
+        await self._container(request).update(request.resources.value)
+        return Empty()
+
+    async def ResizePty(self, request: Any) -> Empty:
+        process = self._container(request).process(request.exec_id)
+        process.stdio.resize(request.width, request.height)
+        return Empty()
+
+    async def CloseIO(self, request: Any) -> Empty:
+        process = self._container(request).process(request.exec_id)
+        if request.stdin:
+            process.stdio.close_stdin()
+        return Empty()
+
+    async def Checkpoint(self, request: Any) -> Empty:
+        container = self._container(request)
+        try:
+            options = options_pb2.CheckpointOptions.FromString(request.options.value)
+        except ValueError as error:
+            raise InvalidArgument(f"options: malformed: {error}") from error
+        await restore.checkpoint(container, request.path, options)
+        self._publisher.publish(
+            "/tasks/checkpointed",
+            events_pb2.TaskCheckpointed(container_id=container.id, checkpoint=request.path),
+        )
+        return Empty()
+
+    async def Connect(self, request: Any) -> v3.ConnectResponse:
+        container = self._containers.get(request.id)
+        return v3.ConnectResponse(
+            shim_pid=os.getpid(), task_pid=container.init.pid if container else 0
+        )
+
+    async def Shutdown(self, request: Any) -> Empty:
+        """Ends the shim once the answer is on its way; not while it holds a container."""
+        if self.idle:
+            self._shutdown()
+        return Empty()
+
+    def _container(self, request: Any) -> Container:
+        container = self._containers.get(request.id)
+        if container is None:
+            raise NotFound("container not created")
+        return container
+
+
+def _cgroup(container: Container) -> cgroups.Cgroup:
+    if container.cgroup is None:
+        raise NotFound("cgroup does not exist")
+    return container.cgroup
+
+
+def _set_time(message: Any, exit: Exit) -> None:
+    if exit.at:
+        time = message.exited_at
+        time.seconds, time.nanos = divmod(exit.at, 1_000_000_000)
+
+
+def _process_spec(request: Any) -> bytes:
+    """The OCI process of an exec, with the terminal that the request asks for.
+
+    Raises InvalidArgument."""
+    import json
+
+    try:
+        spec = json.loads(request.spec.value)
+    except ValueError as error:
+        raise InvalidArgument(f"spec: is not JSON: {error}") from error
+    if not isinstance(spec, dict):
+        raise InvalidArgument("spec: must be a JSON object")
+    if bool(spec.get("terminal")) == request.terminal:
+        return bytes(request.spec.value)
+    spec["terminal"] = request.terminal
+    return json.dumps(spec).encode()

@@ -1,0 +1,94 @@
+"""The shim process: what a fresh fork of the zygote runs as a container's supervisor.
+
+``main`` never returns normally: the process ends by ``os._exit``, without the interpreter's
+teardown, which would touch all the pages it shares.
+"""
+
+# Paths stay strings: every shim would pay for pathlib with memory of its own.
+# ruff: noqa: PTH108
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+
+from supervisord.linux import process as process_calls
+
+from . import log
+from .create import Defaults
+from .loop import Loop
+from .publisher import Publisher
+from .reaper import Reaper
+from .rpc import Server
+from .service import ABANDONABLE, TaskService, methods
+
+_IDLE_SECONDS = 60.0
+"""A shim that was made and never used ends after this time: its daemon died meanwhile."""
+
+
+def main(arguments: Mapping[str, object], fds: Sequence[int]) -> None:
+    """``fds``: the listening socket and the log file. ``arguments``: ``namespace``, ``id``,
+    ``publish`` (the daemon's ttrpc socket, "" for none), ``runtime``, ``runtime_root``,
+    ``log_level``, and ``address`` with ``unlink`` true where the shim owns its socket's file."""
+    listener, log_file = fds
+    os.dup2(log_file, 2, inheritable=True)
+    os.close(log_file)
+    os.environ.clear()
+    os.environ["PATH"] = str(
+        arguments.get("path") or "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    )
+    log.set_level(str(arguments.get("log_level") or "info"))
+    process_calls.set_subreaper()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # A container must not lose its supervisor to a signal meant for the daemon's group.
+        signal.signal(number, signal.SIG_IGN)
+    loop = Loop()
+    reaper = Reaper(loop)
+    namespace = str(arguments["namespace"])
+    publisher = Publisher(loop, str(arguments.get("publish") or ""), namespace)
+    defaults = Defaults(namespace, str(arguments["runtime"]), str(arguments["runtime_root"]))
+    service = TaskService(
+        loop, reaper, publisher, defaults, lambda: loop.soon(lambda: loop.soon(loop.stop))
+    )
+    server = Server(
+        loop,
+        socket.socket(fileno=listener),
+        methods(service),
+        abandonable=ABANDONABLE,
+        on_connect=publisher.poke,
+    )
+    _watch_idleness(loop, service, server)
+    log.debug("shim serves", id=arguments.get("id"), pid=os.getpid())
+    loop.run()
+    _last_events(loop, publisher)
+    server.close()
+    if arguments.get("unlink"):
+        _unlink(str(arguments["address"]))
+    log.debug("shim ends", id=arguments.get("id"))
+
+
+def _watch_idleness(loop: Loop, service: TaskService, server: Server) -> None:
+    def look() -> None:
+        if service.idle and not server.peers:
+            log.info("nobody wants this shim, it ends")
+            loop.stop()
+        else:
+            loop.later(_IDLE_SECONDS, look)
+
+    loop.later(_IDLE_SECONDS, look)
+
+
+def _last_events(loop: Loop, publisher: Publisher) -> None:
+    """Gives the daemon a moment to take what it has not taken yet."""
+    over: list[bool] = []
+    loop.later(2.0, lambda: over.append(True))
+    while publisher.pending and not over:
+        loop.turn()
+
+
+def _unlink(address: str) -> None:
+    try:
+        os.unlink(address.removeprefix("unix://"))
+    except FileNotFoundError:
+        return
