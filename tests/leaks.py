@@ -175,7 +175,8 @@ def _command(pid: str) -> str:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return "ended"
-    return " ".join(word.decode(errors="replace") for word in words)[:200]
+    text = " ".join(word.decode(errors="replace") for word in words)
+    return " ".join(text.split())[:200]
 
 
 def _mounts(room: Room) -> Found:
