@@ -30,10 +30,10 @@ class EventsService:
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
 
-    async def publish(self, call: Call, request: pb.PublishRequest) -> None:
+    def publish(self, call: Call, request: pb.PublishRequest) -> None:
         self._exchange.publish(call.namespace, request.topic, from_any(request.event))
 
-    async def forward(self, call: Call, request: pb.ForwardRequest) -> None:
+    def forward(self, call: Call, request: pb.ForwardRequest) -> None:
         required(request.HasField("envelope"), "envelope")
         envelope = request.envelope
         check_identifier(envelope.namespace, "envelope.namespace")

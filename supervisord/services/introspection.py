@@ -55,7 +55,7 @@ class IntrospectionService:
         self._registry = registry
         self._uuid = _kept_uuid(Path(root) / "uuid")
 
-    async def plugins(self, call: Call, request: pb.PluginsRequest) -> pb.PluginsResponse:
+    def plugins(self, call: Call, request: pb.PluginsRequest) -> pb.PluginsResponse:
         wanted = parse(request.filters)
         return pb.PluginsResponse(
             plugins=[
@@ -65,7 +65,7 @@ class IntrospectionService:
             ]
         )
 
-    async def server(self, call: Call, request: object) -> pb.ServerResponse:
+    def server(self, call: Call, request: object) -> pb.ServerResponse:
         pid = os.getpid()
         return pb.ServerResponse(
             uuid=self._uuid, pid=pid, pidns=Path(f"/proc/{pid}/ns/pid").stat().st_ino
