@@ -1,0 +1,54 @@
+"""What a person is told when a command fails.
+
+Every command raises ``CliError`` (or lets an RPC error pass), and only ``main`` prints it: one line
+on stderr. ``Exit`` ends the command with a code and no message, as a container's own code does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import grpc
+
+
+class CliError(Exception):
+    """A failure with one readable line."""
+
+
+class Exit(Exception):
+    """Ends the command with this exit code, silently."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def rpc_text(error: grpc.RpcError, address: str) -> str:
+    """One line for an RPC error: the daemon's own words, and a hint where the line was cut."""
+    import grpc
+
+    code, text = rpc_status(error)
+    if code is grpc.StatusCode.UNAVAILABLE and ("connect" in text or "unix:" in text):
+        return f"lost the connection to {address}: is the daemon running? ({text})"
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return f"the daemon does not offer this: {text}"
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"no answer from {address} in time (--timeout): {text}"
+    return text or code.name.lower().replace("_", " ")
+
+
+def rpc_status(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
+    """The status code and the first line of the details of an RPC error."""
+    import grpc
+
+    if isinstance(error, grpc.Call):
+        code = error.code()
+        details = (error.details() or "").strip()
+        return code, " ".join(details.split("\n"))
+    return grpc.StatusCode.UNKNOWN, str(error)
+
+
+def is_code(error: grpc.RpcError, *names: str) -> bool:
+    """Whether an RPC error has one of these status codes, by name (``NOT_FOUND``)."""
+    return rpc_status(error)[0].name in names

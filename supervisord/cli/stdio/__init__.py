@@ -1,0 +1,1 @@
+"""The standard streams of a container's process: FIFOs, copying, terminals, signals."""
