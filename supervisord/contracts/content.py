@@ -8,9 +8,12 @@ A mismatch is FailedPrecondition and keeps the ingest; a digest that the namespa
 AlreadyExists.
 
 Blobs are shared by all namespaces on disk, but each namespace sees only those it has a row for.
-With the policy ``shared`` (the default), opening a writer with an ``expected`` digest that some
-other namespace has makes it appear here at once (AlreadyExists); with ``isolated`` the bytes
-must be brought again.
+With the policy ``shared`` (the default), a writer whose ``expected`` digest some other namespace
+has opens with all its bytes there (``offset`` is the size), and needs only the commit; a write or
+truncate copies them first. With ``isolated`` the bytes must be brought again, unless the
+namespace that has them is labelled ``containerd.io/namespace.shareable=true``.
+
+An ingest without a lease is garbage 24 hours after it was last opened.
 """
 
 from __future__ import annotations
@@ -68,11 +71,15 @@ class Writer(Protocol):
     def status(self) -> Status: ...
 
     def digest(self) -> str:
-        """The digest of all bytes so far."""
+        """The digest of all bytes so far. Cheap."""
         ...
 
     async def write(self, data: bytes) -> None:
-        """Appends. Raises ResourceExhausted on a full disk, with what was written kept."""
+        """Appends; returns when the bytes are hashed and on their way to the disk. What the disk
+        refuses is raised by the next call.
+
+        Raises ResourceExhausted on a full disk, with what was written kept (``status.offset``);
+        FailedPrecondition once closed."""
         ...
 
     async def truncate(self, size: int) -> None:
@@ -82,7 +89,8 @@ class Writer(Protocol):
     async def commit(self, size: int, expected: str, labels: Mapping[str, str]) -> Info:
         """Ends the ingest (``size`` 0 and ``expected`` "" are not checked).
 
-        Raises FailedPrecondition on a mismatch, AlreadyExists, InvalidArgument for labels."""
+        Raises FailedPrecondition on a mismatch (the ingest stays), AlreadyExists (it is dropped),
+        InvalidArgument for labels."""
         ...
 
     async def close(self) -> None: ...
@@ -130,5 +138,5 @@ class ContentStore(Protocol):
         ...
 
     async def abort(self, scope: Scope, ref: str) -> None:
-        """Drops an ingest and its bytes. Raises NotFound, Unavailable while locked by a writer."""
+        """Drops an ingest and its bytes; a writer that has it open is closed. Raises NotFound."""
         ...

@@ -73,3 +73,12 @@ class Collector(Protocol):
         """One whole collection now, joined with one already running only if that one started
         after the call. Answers its duration in seconds."""
         ...
+
+
+class Sweepable(Protocol):
+    """What a collector collects: the metadata store, with the content and snapshots below it."""
+
+    async def sweep(self) -> int:
+        """One whole mark and sweep, until the data is gone from the disk too; answers how many
+        records were deleted."""
+        ...

@@ -1,8 +1,8 @@
 """Namespaces: the partition in which every other record lives.
 
 A namespace exists from its Create, or from the first record created in it, until its Delete.
-Delete is refused with FailedPrecondition while any container, image, blob, snapshot, lease or
-sandbox is left in it; the message names which kinds.
+Delete is refused with FailedPrecondition while any container, image, blob or snapshot is left in
+it; the message names which kinds. Leases and ingests go with it, as in containerd.
 """
 
 from __future__ import annotations

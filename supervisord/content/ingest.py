@@ -1,0 +1,190 @@
+"""The bytes of one ingest on their way to the disk: hashed as they come, written behind.
+
+``write`` returns when the bytes are hashed and queued; a thread writes the queue to the file
+meanwhile. The queue has a bound, at which ``write`` waits. What the disk refuses is told by the
+next call; the bytes before it stay, and the ingest goes on from there. Nothing is durable before
+``sync``. Used by the metadata room's content writer; one user at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import logging
+import os
+import threading
+from collections import deque
+from concurrent.futures import Executor
+from pathlib import Path
+
+from supervisord.contracts.errors import Error, ResourceExhausted, Unknown
+
+MAX_BEHIND = 8 << 20
+"""Bytes that may wait for the disk, per ingest."""
+
+_INLINE_HASH = 32 << 10
+_REHASH_CHUNK = 1 << 20
+log = logging.getLogger(__name__)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Ingest:
+    """An open file that grows. Make it with ``open``, end it with ``close``."""
+
+    def __init__(self, path: Path, algorithm: str, executor: Executor) -> None:
+        """Blocks; use ``open``."""
+        self._path = path
+        self._executor = executor
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._algorithm = algorithm
+        self._guard = threading.Lock()
+        self._queue: deque[bytes] = deque()
+        self._behind = 0
+        self._drainer: asyncio.Future[None] | None = None
+        self._draining = False
+        self._room: asyncio.Event | None = None
+        self._failure: Error | None = None
+        self._rehash()
+
+    @classmethod
+    async def open(cls, path: Path, algorithm: str, executor: Executor) -> Ingest:
+        """Opens or makes the file, and hashes what it has already. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(executor, cls, path, algorithm, executor)
+
+    def digest(self) -> str:
+        """The digest of all bytes so far."""
+        return f"{self._algorithm}:{self._hash.hexdigest()}"
+
+    async def write(self, data: bytes) -> None:
+        """Appends. Raises ResourceExhausted (full disk), Unknown (I/O error)."""
+        await self._raise_failure()
+        if not data:
+            return
+        self._enqueue(data)
+        self.offset += len(data)
+        if len(data) <= _INLINE_HASH:
+            self._hash.update(data)
+        else:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._executor, self._hash.update, data)
+        while self._behind > MAX_BEHIND:
+            self._room = asyncio.Event()
+            if self._behind > MAX_BEHIND:
+                await self._room.wait()
+        self._room = None
+
+    async def truncate(self, size: int) -> None:
+        """Drops all bytes from ``size`` on."""
+        await self.settle()
+        await self._run(self._truncate, size)
+
+    async def digest_as(self, algorithm: str) -> str:
+        """The digest of all bytes under an algorithm, read again if it is another one."""
+        if algorithm != self._algorithm:
+            await self.settle()
+            self._algorithm = algorithm
+            await self._run(self._rehash)
+        return self.digest()
+
+    async def settle(self) -> None:
+        """Waits until everything is written. Raises as ``write`` does."""
+        if self._drainer is not None:
+            await asyncio.shield(self._drainer)
+        await self._raise_failure()
+
+    async def sync(self) -> None:
+        """Makes everything so far durable. Raises as ``write`` does."""
+        await self.settle()
+        await self._run(os.fsync, self._descriptor)
+
+    async def close(self) -> None:
+        """Writes what is queued, and closes the file; a second time does nothing."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor < 0:
+            return
+        try:
+            if self._drainer is not None:
+                await asyncio.shield(self._drainer)
+        finally:
+            os.close(descriptor)
+        if self._failure is not None:
+            log.warning("%s: %s", self._path, self._failure)
+
+    async def _run(self, work: object, *arguments: object) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._executor, work, *arguments)  # type: ignore[arg-type]
+        except OSError as error:
+            raise _translated(error) from error
+
+    async def _raise_failure(self) -> None:
+        """Tells a failure of the thread once, with offset and digest back at what is kept."""
+        if self._failure is None:
+            return
+        if self._drainer is not None:
+            await asyncio.shield(self._drainer)
+        failure, self._failure = self._failure, None
+        await self._run(self._rehash)
+        raise failure
+
+    # Threads -------------------------------------------------------------------------------
+
+    def _enqueue(self, data: bytes) -> None:
+        with self._guard:
+            self._queue.append(data)
+            self._behind += len(data)
+            if self._draining:
+                return
+            self._draining = True
+        loop = asyncio.get_running_loop()
+        self._drainer = loop.run_in_executor(self._executor, self._drain, loop, self._descriptor)
+
+    def _drain(self, loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+        while True:
+            with self._guard:
+                if not self._queue:
+                    self._draining = False
+                    return
+                data = self._queue.popleft()
+            try:
+                if self._failure is None:
+                    self._append(descriptor, data)
+            except OSError as error:
+                self._failure = _translated(error)
+            with self._guard:
+                self._behind -= len(data)
+            if self._room is not None and self._behind <= MAX_BEHIND // 2:
+                loop.call_soon_threadsafe(self._make_room)
+
+    def _append(self, descriptor: int, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            done = os.pwrite(descriptor, view, self._written)
+            self._written += done
+            view = view[done:]
+
+    def _make_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
+
+    def _truncate(self, size: int) -> None:
+        os.ftruncate(self._descriptor, size)
+        self._rehash()
+
+    def _rehash(self) -> None:
+        """Sets offset and digest by what the file has."""
+        self._hash = hashlib.new(self._algorithm, usedforsecurity=False)
+        self.offset = 0
+        while data := os.pread(self._descriptor, _REHASH_CHUNK, self.offset):
+            self._hash.update(data)
+            self.offset += len(data)
+        self._written = self.offset
+
+
+def _translated(error: OSError) -> Error:
+    if error.errno in _FULL:
+        return ResourceExhausted(f"content: no space left for the ingest: {error.strerror}")
+    return Unknown(f"content: could not write the ingest: {error.strerror}")

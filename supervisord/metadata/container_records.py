@@ -1,0 +1,92 @@
+"""Containers as serialized protobufs, and back: the form that rows keep and lists serve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from protos.containerd.services.containers.v1 import containers_pb2 as pb
+from supervisord.contracts import filters
+from supervisord.contracts.containers import Container, Runtime
+from supervisord.contracts.typed import TypedValue, from_any
+
+
+def _any(value: TypedValue) -> Any | None:
+    return Any(type_url=value.type_url, value=value.value) if value else None
+
+
+def _timestamp(nanoseconds: int) -> Timestamp:
+    seconds, nanos = divmod(nanoseconds, 1_000_000_000)
+    return Timestamp(seconds=seconds, nanos=nanos)
+
+
+def _nanoseconds(value: Timestamp) -> int:
+    return value.seconds * 1_000_000_000 + value.nanos
+
+
+def encode(container: Container) -> bytes:
+    """The serialized ``containerd.services.containers.v1.Container``."""
+    return pb.Container(
+        id=container.id,
+        labels=container.labels,
+        image=container.image,
+        runtime=pb.Container.Runtime(
+            name=container.runtime.name, options=_any(container.runtime.options)
+        ),
+        spec=_any(container.spec),
+        snapshotter=container.snapshotter,
+        snapshot_key=container.snapshot_key,
+        created_at=_timestamp(container.created_at),
+        updated_at=_timestamp(container.updated_at),
+        extensions={
+            key: Any(type_url=value.type_url, value=value.value)
+            for key, value in container.extensions.items()
+        },
+        sandbox=container.sandbox,
+    ).SerializeToString()
+
+
+def decode(record: bytes) -> Container:
+    """Raises google.protobuf.message.DecodeError, a ValueError for damaged records."""
+    message = parse(record)
+    return Container(
+        id=message.id,
+        labels=dict(message.labels),
+        image=message.image,
+        runtime=Runtime(message.runtime.name, from_any(message.runtime.options)),
+        spec=from_any(message.spec),
+        snapshotter=message.snapshotter,
+        snapshot_key=message.snapshot_key,
+        extensions={key: from_any(value) for key, value in message.extensions.items()},
+        sandbox=message.sandbox,
+        created_at=_nanoseconds(message.created_at),
+        updated_at=_nanoseconds(message.updated_at),
+    )
+
+
+def parse(record: bytes) -> pb.Container:
+    """The message itself. Raises ValueError for a damaged record."""
+    try:
+        return pb.Container.FromString(record)
+    except Exception as error:  # DecodeError has no common base with the others
+        raise ValueError(f"the container record does not parse: {error}") from error
+
+
+def adaptor(message: pb.Container) -> filters.Adaptor:
+    """The fields that a container filter may name."""
+
+    def field(path: Sequence[str]) -> tuple[str, bool]:
+        match path[0]:
+            case "id":
+                return message.id, bool(message.id)
+            case "image":
+                return message.image, bool(message.image)
+            case "runtime" if len(path) > 1 and path[1] == "name":
+                return message.runtime.name, bool(message.runtime.name)
+            case "labels":
+                return filters.lookup(path[1:], message.labels)
+        return "", False
+
+    return field

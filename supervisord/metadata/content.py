@@ -1,0 +1,286 @@
+"""Content in the metadata database and on disk; implements contracts.content.ContentStore.
+
+A blob is on disk before its row, and its row is gone before the file. The ingest's row is there
+before its file. Blobs are one file for all namespaces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from protos.containerd.events import events_pb2
+from supervisord.aio.locks import KeyedLock
+from supervisord.aio.owner import TaskOwner
+from supervisord.content.blobs import BlobFiles
+from supervisord.content.ingest import Ingest
+from supervisord.content.reader import BlobReader
+from supervisord.contracts import filters as filter_language
+from supervisord.contracts.content import Info, Status
+from supervisord.contracts.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
+from supervisord.contracts.identifiers import check_digest, check_ref
+from supervisord.contracts.scope import Scope
+
+from . import content_rows as rows
+from . import labels as label_rules
+from . import references
+from .commits import Commits
+from .content_writer import ContentWriter
+from .removals import Removals, note_blob, note_ingest
+from .rows import readable
+from .sequences import Sequence as Numbers
+
+_PAGE = 500
+_INGEST_LIFETIME = 24 * 3600 * 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the content store and its writers work with."""
+
+    commits: Commits
+    files: BlobFiles
+    removals: Removals
+    blob_locks: KeyedLock
+    executor: Executor
+    owner: TaskOwner
+
+
+class Content:
+    """The store; see the contract for what each method promises.
+
+    ``isolated``: a namespace gets no blob of another one without bringing the bytes."""
+
+    def __init__(self, parts: Parts, numbers: Numbers, *, isolated: bool = False) -> None:
+        self._parts = parts
+        self._commits = parts.commits
+        self._numbers = numbers
+        self._isolated = isolated
+        self._refs = KeyedLock()
+        self._open: dict[tuple[str, str], ContentWriter] = {}
+
+    def open_ingests(self) -> frozenset[tuple[str, str]]:
+        """Namespaces and refs of the ingests that have a writer: no garbage."""
+        return frozenset(self._open)
+
+    async def info(self, scope: Scope, digest: str) -> Info:
+        """Raises NotFound."""
+        return self._commits.read(lambda c: rows.info(c, scope.namespace, digest))
+
+    async def update(self, scope: Scope, info: Info, fieldpaths: Sequence[str]) -> Info:
+        """Changes labels. Raises NotFound, InvalidArgument."""
+
+        def change(connection: sqlite3.Connection) -> Info:
+            current = rows.info(connection, scope.namespace, info.digest)
+            thing = f'content info "{info.digest}"'
+            wanted = label_rules.updated(current.labels, info.labels, fieldpaths, thing)
+            labels = label_rules.checked(wanted, "info.labels")
+            return rows.relabel(connection, scope.namespace, current, labels)
+
+        return await self._commits.write(change, deleted=True)
+
+    async def walk(self, scope: Scope, filters: Sequence[str] = ()) -> AsyncIterator[Info]:
+        """All blobs that match, in order of digest. Raises InvalidArgument."""
+        wanted = filter_language.parse(filters)
+        last = ""
+        while True:
+            page = self._commits.read(lambda c: rows.page(c, scope.namespace, last, _PAGE))  # noqa: B023
+            for info in readable(page, rows.from_row, "blob"):
+                if wanted.always or wanted.match(rows.adaptor(info)):
+                    yield info
+            if len(page) < _PAGE:
+                return
+            last = page[-1][0]
+            await asyncio.sleep(0)
+
+    async def delete(self, scope: Scope, digest: str) -> None:
+        """Removes it from this namespace. Publishes /content/delete. Raises NotFound."""
+
+        def remove(connection: sqlite3.Connection) -> None:
+            rows.info(connection, scope.namespace, digest)
+            rows.delete(connection, scope.namespace, digest)
+            references.release(connection, scope, references.Node(references.CONTENT, digest))
+            note_blob(connection, digest)
+
+        await self._commits.write(remove, deleted=True)
+        self._parts.removals.poke()
+        event = events_pb2.ContentDelete(digest=digest)
+        self._commits.publish(scope.namespace, "/content/delete", event)
+
+    async def reader(self, scope: Scope, digest: str) -> BlobReader:
+        """Opens a blob. Raises NotFound."""
+        await self.info(scope, digest)
+        try:
+            return BlobReader(self._parts.files.blob_path(check_digest(digest)))
+        except FileNotFoundError:
+            raise NotFound(f"content {digest}: the blob is missing on disk: not found") from None
+
+    async def read_blob(self, scope: Scope, digest: str, limit: int = 8 << 20) -> bytes:
+        """A whole small blob. Raises NotFound, ResourceExhausted over limit."""
+        reader = await self.reader(scope, digest)
+        try:
+            if reader.size > limit:
+                raise ResourceExhausted(
+                    f"content {digest}: has {reader.size} bytes, more than {limit}"
+                )
+            return await reader.read(0, reader.size)
+        finally:
+            reader.close()
+
+    # Ingests -------------------------------------------------------------------------------
+
+    async def writer(
+        self, scope: Scope, ref: str, *, total: int = 0, expected: str = ""
+    ) -> ContentWriter:
+        """Opens or resumes an ingest.
+
+        Raises InvalidArgument, Unavailable (locked), AlreadyExists, NotFound (lease)."""
+        check_ref(ref)
+        if total < 0:
+            raise InvalidArgument("total: must not be negative")
+        if expected:
+            check_digest(expected, "expected")
+            await self._refuse_present(scope, expected)
+        owner = self._parts.owner
+        opening = owner.spawn(self._open_writer(scope, ref, total, expected), "writer")
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            owner.spawn(_abandon(opening), "writer nobody wants")
+            raise
+
+    async def status(self, scope: Scope, ref: str) -> Status:
+        """Raises NotFound."""
+        row = self._commits.read(lambda c: rows.ingest(c, scope.namespace, ref))
+        if row is None:
+            raise _no_ref(ref)
+        return await asyncio.to_thread(self._status, scope.namespace, row)
+
+    async def statuses(self, scope: Scope, filters: Sequence[str] = ()) -> Sequence[Status]:
+        """Ingests of this namespace whose ``ref`` matches, in order of ref.
+
+        Raises InvalidArgument."""
+        wanted = filter_language.parse(filters)
+        found = self._commits.read(lambda c: rows.ingests(c, scope.namespace))
+        matching = [row for row in found if wanted.always or wanted.match(_by_ref(row.ref))]
+        if not matching:
+            return []
+        return await asyncio.to_thread(
+            lambda: [self._status(scope.namespace, row) for row in matching]
+        )
+
+    async def abort(self, scope: Scope, ref: str) -> None:
+        """Drops an ingest and its bytes; an open writer of it ends. Raises NotFound."""
+        key = (scope.namespace, ref)
+        async with self._refs.hold(key):
+            row = self._commits.read(lambda c: rows.ingest(c, *key))
+            if row is None:
+                raise _no_ref(ref)
+            number = row.file
+
+            def remove(connection: sqlite3.Connection) -> None:
+                rows.delete_ingest(connection, scope.namespace, ref)
+                references.release(connection, scope, references.Node(references.INGESTS, ref))
+                note_ingest(connection, number)
+
+            writer = self._open.get(key)
+            if writer is not None:
+                await writer.cut()
+            await self._commits.write(remove, deleted=True)
+        self._parts.removals.poke()
+
+    async def _refuse_present(self, scope: Scope, digest: str) -> None:
+        """Raises AlreadyExists if the namespace has the blob, which the lease then holds."""
+        try:
+            await self.info(scope, digest)
+        except NotFound:
+            return
+        if scope.lease:
+            node = references.Node(references.CONTENT, digest)
+            await self._commits.write(lambda c: references.hold(c, scope, node))
+        raise AlreadyExists(f"content {digest}: already exists")
+
+    async def _open_writer(
+        self, scope: Scope, ref: str, total: int, expected: str
+    ) -> ContentWriter:
+        key = (scope.namespace, ref)
+        async with self._refs.hold(key):
+            if key in self._open:
+                since = self._open[key].status.started_at
+                seconds = (time.time_ns() - since) / 1e9
+                raise Unavailable(
+                    f"ref {ref} locked for {seconds:.1f}s by another writer: unavailable"
+                )
+            if not expected:
+                return await self._begin(scope, ref, total, "", None)
+            async with self._parts.blob_locks.hold(expected):
+                size = self._elsewhere(expected, total)
+                return await self._begin(scope, ref, total, expected, size)
+
+    def _elsewhere(self, digest: str, total: int) -> int | None:
+        """The size of a blob of another namespace that may be had without its bytes."""
+        if not self._commits.read(lambda c: rows.shareable(c, digest, isolated=self._isolated)):
+            return None
+        size = self._parts.files.blob_size(digest)
+        return size if total in (0, size) else None
+
+    async def _begin(
+        self, scope: Scope, ref: str, total: int, expected: str, shared: int | None
+    ) -> ContentWriter:
+        number = await self._numbers.next()
+        fresh = rows.IngestRow(
+            ref=ref,
+            file=number,
+            total=total,
+            expected=expected if shared is not None else "",
+            started_at=time.time_ns(),
+        )
+        expires = fresh.started_at + _INGEST_LIFETIME
+        row = await self._commits.write(lambda c: rows.begin(c, scope, fresh, expires))
+        ingest: Ingest | None = None
+        if shared is None:
+            algorithm = expected.partition(":")[0] or "sha256"
+            path = self._parts.files.ingest_path(row.file)
+            ingest = await Ingest.open(path, algorithm, self._parts.executor)
+            if total and row.total and total != row.total and ingest.offset:
+                await ingest.truncate(0)
+        key = (scope.namespace, ref)
+        writer = ContentWriter(
+            self._parts, scope, row, ingest, shared, lambda: self._open.pop(key, None)
+        )
+        self._open[key] = writer
+        return writer
+
+    def _status(self, namespace: str, row: rows.IngestRow) -> Status:
+        writer = self._open.get((namespace, row.ref))
+        if writer is not None:
+            return writer.status
+        if row.expected:
+            size = self._parts.files.blob_size(row.expected) or 0
+            return row.status(size, row.started_at)
+        return row.status(*self._parts.files.ingest_stat(row.file))
+
+
+async def _abandon(opening: asyncio.Task[ContentWriter]) -> None:
+    await (await opening).close()
+
+
+def _no_ref(ref: str) -> NotFound:
+    return NotFound(f"reference {ref}: not found")
+
+
+def _by_ref(ref: str) -> filter_language.Adaptor:
+    def field(path: Sequence[str]) -> tuple[str, bool]:
+        return (ref, True) if path[0] == "ref" else ("", False)
+
+    return field

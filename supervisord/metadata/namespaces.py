@@ -1,0 +1,148 @@
+"""Namespaces in the metadata database; implements contracts.namespaces.NamespaceStore."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+
+from protos.containerd.events import events_pb2
+from supervisord.contracts.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+)
+from supervisord.contracts.identifiers import check_identifier, check_labels
+from supervisord.contracts.namespaces import Namespace
+
+from . import labels as label_rules
+from .commits import Commits
+from .rows import readable
+
+_FIELD = "namespace.labels"
+
+
+def _namespace(row: tuple[str, bytes]) -> Namespace:
+    return Namespace(row[0], label_rules.unpack(row[1]))
+
+
+def _not_found(name: str) -> NotFound:
+    return NotFound(f'namespace "{name}": not found')
+
+
+class Namespaces:
+    """The store; see the contract for what each method promises."""
+
+    def __init__(self, commits: Commits) -> None:
+        self._commits = commits
+
+    def get(self, name: str) -> Namespace:
+        """Raises NotFound."""
+        return self._commits.read(lambda connection: _get(connection, name))
+
+    def list(self) -> Sequence[Namespace]:
+        """All namespaces in order of name."""
+        rows = self._commits.read(
+            lambda c: c.execute("SELECT name, labels FROM namespaces ORDER BY name").fetchall()
+        )
+        return list(readable(rows, _namespace, "namespace"))
+
+    async def create(self, namespace: Namespace) -> Namespace:
+        """Raises InvalidArgument, AlreadyExists."""
+        check_identifier(namespace.name, "namespace.name")
+        made = Namespace(namespace.name, label_rules.checked(namespace.labels, _FIELD))
+
+        def insert(connection: sqlite3.Connection) -> None:
+            done = connection.execute(
+                "INSERT OR IGNORE INTO namespaces VALUES (?, ?)",
+                (made.name, label_rules.pack(made.labels)),
+            )
+            if not done.rowcount:
+                raise AlreadyExists(f'namespace "{made.name}": already exists')
+
+        await self._commits.write(insert)
+        event = events_pb2.NamespaceCreate(name=made.name, labels=made.labels)
+        self._commits.publish(made.name, "/namespaces/create", event)
+        return made
+
+    async def update(self, namespace: Namespace, fieldpaths: Sequence[str]) -> Namespace:
+        """Replaces all labels, or with ``labels.KEY`` paths only those; an empty value removes.
+
+        Raises NotFound, InvalidArgument."""
+        for path in fieldpaths:
+            if not path.startswith(label_rules.LABELS):
+                raise InvalidArgument(f'cannot update "{path}" field: invalid argument')
+        check_labels(namespace.labels, _FIELD)
+
+        def change(connection: sqlite3.Connection) -> Namespace:
+            current = _get(connection, namespace.name)
+            labels = label_rules.updated(
+                current.labels, namespace.labels, fieldpaths, f'namespace "{namespace.name}"'
+            )
+            changed = Namespace(namespace.name, label_rules.checked(labels, _FIELD))
+            connection.execute(
+                "UPDATE namespaces SET labels = ? WHERE name = ?",
+                (label_rules.pack(changed.labels), changed.name),
+            )
+            return changed
+
+        changed = await self._commits.write(change)
+        event = events_pb2.NamespaceUpdate(name=changed.name, labels=changed.labels)
+        self._commits.publish(changed.name, "/namespaces/update", event)
+        return changed
+
+    async def delete(self, name: str) -> None:
+        """Leases and ingests go with it. Raises NotFound, FailedPrecondition."""
+
+        def remove(connection: sqlite3.Connection) -> None:
+            _get(connection, name)
+            left = _left_in(connection, name)
+            if left:
+                raise FailedPrecondition(
+                    f'namespace "{name}" must be empty, but it still has {", ".join(left)}: '
+                    "failed precondition"
+                )
+            connection.execute(
+                "INSERT INTO removals (kind, key) SELECT 'ingests', file FROM ingests"
+                " WHERE namespace = ?",
+                (name,),
+            )
+            for table in ("leases", "ingests", "refs"):
+                connection.execute(f"DELETE FROM {table} WHERE namespace = ?", (name,))  # noqa: S608
+            connection.execute("DELETE FROM namespaces WHERE name = ?", (name,))
+
+        await self._commits.write(remove, deleted=True)
+        self._commits.publish(name, "/namespaces/delete", events_pb2.NamespaceDelete(name=name))
+
+    def labels(self, name: str) -> Mapping[str, str]:
+        """The labels of a namespace; none for one that does not exist (defaults are read so)."""
+        try:
+            return self.get(name).labels
+        except NotFound:
+            return {}
+
+
+def _get(connection: sqlite3.Connection, name: str) -> Namespace:
+    row = connection.execute(
+        "SELECT name, labels FROM namespaces WHERE name = ?", (name,)
+    ).fetchone()
+    if row is None:
+        raise _not_found(name)
+    return _namespace(row)
+
+
+def _left_in(connection: sqlite3.Connection, name: str) -> list[str]:
+    """The kinds of records in a namespace, in containerd's words and order."""
+    left = [
+        noun
+        for noun, table in (("images", "images"), ("blobs", "blobs"), ("containers", "containers"))
+        if connection.execute(
+            f"SELECT 1 FROM {table} WHERE namespace = ? LIMIT 1",  # noqa: S608
+            (name,),
+        ).fetchone()
+    ]
+    snapshotters = connection.execute(
+        "SELECT DISTINCT snapshotter FROM snapshots WHERE namespace = ? ORDER BY snapshotter",
+        (name,),
+    )
+    return left + [f'snapshots on "{snapshotter}" snapshotter' for (snapshotter,) in snapshotters]

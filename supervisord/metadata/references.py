@@ -1,0 +1,178 @@
+"""What keeps what alive: the edges of garbage collection, as rows of ``refs``.
+
+Stores call ``replace`` for the edges that follow from a thing's fields and labels, whenever they
+write it, and ``hold``/``release`` for what a lease keeps. ``garbage`` walks the edges.
+
+The labels are containerd's: ``containerd.io/gc.ref.content[.X|/X]`` and ``gc.ref.image`` name a
+digest or an image, ``gc.ref.snapshot.NAME[/X]`` a snapshot; ``gc.bref.*`` makes the labelled thing
+live as long as the one that the label names; ``gc.root`` makes it a root; ``gc.expire`` (RFC 3339)
+ends a lease or an image.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+from supervisord.contracts.errors import NotFound
+from supervisord.contracts.scope import Scope
+
+log = logging.getLogger(__name__)
+
+CONTENT = "content"
+INGESTS = "ingests"
+IMAGES = "images"
+CONTAINERS = "containers"
+LEASES = "leases"
+_SNAPSHOTS = "snapshots/"
+
+_PREFIX = "containerd.io/gc."
+_ROOT = "containerd.io/gc.root"
+_EXPIRE = "containerd.io/gc.expire"
+_FLAT = "containerd.io/gc.flat"
+_TARGETS = {"content": CONTENT, "image": IMAGES, "container": CONTAINERS}
+_LABEL = re.compile(
+    r"containerd\.io/gc\.(?P<back>b?)ref\."
+    r"(?:snapshot\.(?P<snapshotter>[^/]*)(?:/.*)?|(?P<kind>content|image|container)(?:[./].*)?)\Z",
+    re.DOTALL,
+)
+_RFC3339 = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?P<fraction>\.\d+)?(?P<zone>[Zz]|[+-]\d\d:\d\d)\Z"
+)
+
+
+class Node(NamedTuple):
+    """A resource in one namespace: the type that a lease would name it by, and its key."""
+
+    kind: str
+    key: str
+
+
+class Edge(NamedTuple):
+    """``source`` keeps ``target`` alive; with ``flat`` also for a lease that keeps only what it
+    names."""
+
+    source: Node
+    target: Node
+    flat: bool = False
+
+
+def snapshots(snapshotter: str) -> str:
+    """The type of the snapshots of one snapshotter."""
+    return _SNAPSHOTS + snapshotter
+
+
+def is_root(labels: Mapping[str, str]) -> bool:
+    """Whether the thing is kept whatever refers to it."""
+    return any(key.startswith(_ROOT) for key in labels)
+
+
+def is_flat(labels: Mapping[str, str]) -> bool:
+    """Whether a lease keeps only what it names."""
+    return _FLAT in labels
+
+
+def expiry(labels: Mapping[str, str], thing: str) -> int | None:
+    """When the thing ends, in nanoseconds; None for never, and for a value that is no RFC 3339
+    time, which is reported and not counted."""
+    value = labels.get(_EXPIRE)
+    if value is None:
+        return None
+    match = _RFC3339.match(value)
+    try:
+        if match is not None:
+            whole = datetime.fromisoformat(value.replace(match["fraction"] or ".", "", 1).upper())
+            fraction = int((match["fraction"] or ".0")[1:10].ljust(9, "0"))
+            return int(whole.timestamp()) * 1_000_000_000 + fraction
+    except (ValueError, OverflowError):
+        match = None
+    log.info("%s: the expiration %r is no RFC 3339 time: ignored", thing, value)
+    return None
+
+
+def label_edges(node: Node, labels: Mapping[str, str]) -> Iterator[Edge]:
+    """The edges that the labels of a thing make."""
+    for key, value in labels.items():
+        if not key.startswith(_PREFIX):
+            continue
+        match = _LABEL.match(key)
+        if match is None:
+            continue
+        if match["snapshotter"] is not None:
+            other = Node(snapshots(match["snapshotter"]), value)
+        elif match["kind"] == "container" and not match["back"]:
+            continue
+        else:
+            other = Node(_TARGETS[match["kind"]], value)
+        yield Edge(other, node) if match["back"] else Edge(node, other)
+
+
+def replace(
+    connection: sqlite3.Connection, namespace: str, owner: Node, edges: Iterable[Edge]
+) -> None:
+    """Makes these the edges that ``owner`` accounts for."""
+    drop(connection, namespace, owner)
+    connection.executemany(
+        "INSERT OR IGNORE INTO refs VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [(namespace, *edge.source, *edge.target, *owner, edge.flat) for edge in edges],
+    )
+
+
+def drop(connection: sqlite3.Connection, namespace: str, owner: Node) -> None:
+    """Forgets the edges that ``owner`` accounts for; its row is going."""
+    connection.execute(
+        "DELETE FROM refs WHERE namespace = ? AND owner_kind = ? AND owner_key = ?",
+        (namespace, *owner),
+    )
+
+
+def hold(connection: sqlite3.Connection, scope: Scope, node: Node) -> bool:
+    """Adds a resource to the scope's lease; False where the scope has none.
+
+    Raises NotFound if the lease does not exist."""
+    if not scope.lease:
+        return False
+    found = connection.execute(
+        "SELECT 1 FROM leases WHERE namespace = ? AND id = ?", (scope.namespace, scope.lease)
+    ).fetchone()
+    if found is None:
+        raise NotFound(f'lease "{scope.lease}" does not exist: not found')
+    add(connection, scope.namespace, scope.lease, node)
+    return True
+
+
+def release(connection: sqlite3.Connection, scope: Scope, node: Node) -> None:
+    """Takes a resource from the scope's lease, if there is one."""
+    if scope.lease:
+        remove(connection, scope.namespace, scope.lease, node)
+
+
+def add(connection: sqlite3.Connection, namespace: str, lease: str, node: Node) -> None:
+    """Adds a resource to an existing lease."""
+    connection.execute(
+        "INSERT OR IGNORE INTO refs VALUES (?, ?, ?, ?, ?, ?, ?, 1)",
+        (namespace, LEASES, lease, *node, LEASES, lease),
+    )
+
+
+def remove(connection: sqlite3.Connection, namespace: str, lease: str, node: Node) -> None:
+    """Takes a resource from a lease."""
+    connection.execute(
+        "DELETE FROM refs WHERE namespace = ? AND kind = ? AND key = ? AND to_kind = ?"
+        " AND to_key = ? AND owner_kind = ? AND owner_key = ?",
+        (namespace, LEASES, lease, *node, LEASES, lease),
+    )
+
+
+def held(connection: sqlite3.Connection, namespace: str, lease: str) -> list[Node]:
+    """What a lease keeps, in order of type and key."""
+    rows = connection.execute(
+        "SELECT to_kind, to_key FROM refs WHERE namespace = ? AND kind = ? AND key = ?"
+        " AND owner_kind = ? AND owner_key = ? ORDER BY to_kind, to_key",
+        (namespace, LEASES, lease, LEASES, lease),
+    )
+    return [Node(kind, key) for kind, key in rows]

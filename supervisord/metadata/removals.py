@@ -1,0 +1,166 @@
+"""Removes from the disk what no row needs any more.
+
+A transaction that drops the last row of a blob, an ingest or a snapshot writes a removal in the
+same breath (``note_*``). ``drain`` carries the removals out, and forgets them when that is done; a
+crash in between leaves them for the next start. What the backend refuses for now (a snapshot whose
+children are still there) is tried again after the others, and at the next drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Iterable, Mapping
+
+from supervisord.aio.locks import KeyedLock
+from supervisord.aio.owner import TaskOwner
+from supervisord.content.blobs import BlobFiles
+from supervisord.contracts.errors import Error, FailedPrecondition, NotFound, Unimplemented
+from supervisord.contracts.snapshots import Snapshotter
+from supervisord.sqlite.database import Database
+
+from . import references
+
+log = logging.getLogger(__name__)
+
+_BATCH = 256
+_NEEDED = (
+    "SELECT 1 FROM blobs WHERE digest = :digest"
+    " UNION ALL SELECT 1 FROM ingests WHERE expected = :digest LIMIT 1"
+)
+_NOTE = "INSERT INTO removals (kind, key) VALUES (?, ?)"
+
+_Removal = tuple[int, str, str]
+
+
+def note_blob(connection: sqlite3.Connection, digest: str) -> None:
+    """To be called after a row of the blob was deleted, in any namespace."""
+    if connection.execute(_NEEDED, {"digest": digest}).fetchone() is None:
+        connection.execute(_NOTE, (references.CONTENT, digest))
+
+
+def note_ingest(connection: sqlite3.Connection, number: int) -> None:
+    """To be called when the row of an ingest is deleted."""
+    connection.execute(_NOTE, (references.INGESTS, str(number)))
+
+
+def note_snapshot(connection: sqlite3.Connection, snapshotter: str, backend: str) -> None:
+    """To be called when the row of a snapshot is deleted, children first."""
+    connection.execute(_NOTE, (references.snapshots(snapshotter), backend))
+
+
+class Removals:
+    """``blob_locks`` are held by digest, also by whoever makes a blob appear."""
+
+    def __init__(
+        self,
+        database: Database,
+        files: BlobFiles,
+        blob_locks: KeyedLock,
+        snapshotters: Mapping[str, Snapshotter],
+        owner: TaskOwner,
+    ) -> None:
+        self._database = database
+        self._files = files
+        self._blob_locks = blob_locks
+        self._snapshotters = snapshotters
+        self._owner = owner
+        self._lock = asyncio.Lock()
+        self._again = False
+
+    def poke(self) -> None:
+        """Has what was noted carried out soon, in the background."""
+        if self._again:
+            return
+        self._again = True
+        self._owner.spawn(self._in_background(), "removals")
+
+    async def drain(self, *, cleanup: bool = False) -> None:
+        """Carries out all that was noted before the call. With ``cleanup`` the snapshotters that
+        were concerned also free what their removes left behind."""
+        async with self._lock:
+            self._again = False
+            concerned: set[str] = set()
+            last = 0
+            postponed: list[_Removal] = []
+            while batch := self._after(last):
+                last = batch[-1][0]
+                concerned.update(kind for _, kind, _ in batch)
+                postponed += await self._carry_out(batch)
+            while postponed:
+                left = await self._carry_out(postponed)
+                if len(left) == len(postponed):
+                    log.warning("%d removals are put off, %r first", len(left), left[0][2])
+                    break
+                postponed = left
+            if cleanup:
+                await self._clean(concerned)
+
+    async def _in_background(self) -> None:
+        try:
+            await self.drain()
+        except Error as error:
+            log.warning("removals are put off: %s", error)
+
+    def _after(self, last: int) -> list[_Removal]:
+        return self._database.read(
+            lambda c: c.execute(
+                "SELECT id, kind, key FROM removals WHERE id > ? ORDER BY id LIMIT ?",
+                (last, _BATCH),
+            ).fetchall()
+        )
+
+    async def _carry_out(self, removals: Iterable[_Removal]) -> list[_Removal]:
+        """Answers what has to wait."""
+        done: list[tuple[int]] = []
+        postponed: list[_Removal] = []
+        for removal in removals:
+            number, kind, key = removal
+            try:
+                await self._remove(kind, key)
+                done.append((number,))
+            except FailedPrecondition:
+                postponed.append(removal)
+            except (Error, OSError) as error:
+                log.warning("could not remove %s %r, trying again later: %s", kind, key, error)
+        if done:
+            await self._database.write(
+                lambda c: c.executemany("DELETE FROM removals WHERE id = ?", done), freeing=True
+            )
+        return postponed
+
+    async def _remove(self, kind: str, key: str) -> None:
+        if kind == references.CONTENT:
+            await self.remove_blob(key)
+        elif kind == references.INGESTS:
+            await asyncio.to_thread(self._files.remove_ingest, int(key))
+        else:
+            snapshotter = self._snapshotters.get(kind.removeprefix(references.snapshots("")))
+            if snapshotter is None:
+                return  # it is not configured any more; its own recovery finds the orphan
+            try:
+                await snapshotter.remove(key)
+            except NotFound:
+                log.debug("%s %r was gone already", kind, key)
+
+    async def remove_blob(self, digest: str) -> None:
+        """Removes the file of a blob unless some row needs it (again)."""
+        async with self._blob_locks.hold(digest):
+            needed = self._database.read(
+                lambda c: c.execute(_NEEDED, {"digest": digest}).fetchone()
+            )
+            if needed is None:
+                await asyncio.to_thread(self._files.remove_blob, digest)
+
+    async def _clean(self, kinds: Iterable[str]) -> None:
+        for kind in kinds:
+            snapshotter = self._snapshotters.get(kind.removeprefix(references.snapshots("")))
+            if snapshotter is None:
+                continue
+            try:
+                await snapshotter.cleanup()
+            except Unimplemented:
+                continue
+            except (Error, OSError) as error:
+                log.warning("%s: cleanup failed: %s", kind, error)

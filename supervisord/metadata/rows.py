@@ -1,0 +1,22 @@
+"""Rows to things, where one damaged row must not hide the others (every List)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+def readable(rows: Iterable[Any], convert: Callable[[Any], T], noun: str) -> Iterator[T]:
+    """The things that the rows describe; a row that does not parse is reported and left out."""
+    for row in rows:
+        try:
+            yield convert(row)
+        except (ValueError, TypeError, msgspec.MsgspecError) as error:
+            log.error("a damaged %s record is left out: %s: %.200r", noun, error, row)

@@ -1,0 +1,120 @@
+"""All stores over one metadata database, opened, wired and closed together.
+
+Called by the daemon's boot alone. ``attach`` the collector before the first request; ``recover``
+runs in the background afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from supervisord.aio.locks import KeyedLock
+from supervisord.aio.owner import TaskOwner
+from supervisord.content.blobs import BlobFiles
+from supervisord.contracts.events import Publisher
+from supervisord.contracts.leases import Collector
+from supervisord.contracts.snapshots import Snapshotter
+from supervisord.sqlite.database import Database
+
+from .commits import Commits
+from .containers import Containers
+from .content import Content, Parts
+from .garbage import Garbage
+from .images import Images
+from .leases import Leases
+from .namespaces import Namespaces
+from .recovery import recover_all
+from .removals import Removals
+from .schema import MIGRATIONS
+from .sequences import Sequence
+from .snapshots import Snapshots
+
+_CONTENT_THREADS = 8
+_GRACE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """The stores, by noun. ``garbage`` is what a collector sweeps."""
+
+    database: Database
+    namespaces: Namespaces
+    containers: Containers
+    images: Images
+    leases: Leases
+    content: Content
+    snapshots: Mapping[str, Snapshots]
+    garbage: Garbage
+    _parts: Parts
+    _numbers: Sequence
+    _backends: Mapping[str, Snapshotter]
+
+    @classmethod
+    async def open(
+        cls,
+        root: Path,
+        *,
+        snapshotters: Mapping[str, Snapshotter],
+        content_path: Path,
+        publisher: Publisher | None = None,
+        policy: Literal["shared", "isolated"] = "shared",
+    ) -> Metadata:
+        """Opens or makes ``root/metadata.db`` and the content folder.
+
+        Raises sqlite.migrations.NewerDatabase, OSError, sqlite3.DatabaseError."""
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        database = await Database.open(root / "metadata.db", MIGRATIONS)
+        try:
+            numbers = await Sequence.open(database, "backend")
+            files = BlobFiles(content_path)
+        except BaseException:
+            await database.close()
+            raise
+        owner = TaskOwner("metadata")
+        locks = KeyedLock()
+        removals = Removals(database, files, locks, snapshotters, owner)
+        commits = Commits(database, publisher)
+        executor = ThreadPoolExecutor(_CONTENT_THREADS, "content")
+        parts = Parts(commits, files, removals, locks, executor, owner)
+        content = Content(parts, numbers, isolated=policy == "isolated")
+        return cls(
+            database=database,
+            namespaces=Namespaces(commits),
+            containers=Containers(commits),
+            images=Images(commits),
+            leases=Leases(commits),
+            content=content,
+            snapshots={
+                name: Snapshots(name, backend, commits, numbers, removals, owner)
+                for name, backend in snapshotters.items()
+            },
+            garbage=Garbage(commits, removals, content.open_ingests),
+            _parts=parts,
+            _numbers=numbers,
+            _backends=dict(snapshotters),
+        )
+
+    def attach(self, collector: Collector) -> None:
+        """Has the collector told of every commit, and used for synchronous deletes."""
+        self._parts.commits.collector = collector
+
+    async def recover(self) -> None:
+        """Removes what a crash has left. Run it once, in the background, after the start."""
+        await recover_all(
+            self.database,
+            self._parts.files,
+            self._parts.removals,
+            self._numbers,
+            self._backends,
+        )
+
+    async def close(self) -> None:
+        """Lets what is on its way end, then closes the database. The snapshotters are closed by
+        who made them."""
+        await self._parts.owner.close(_GRACE)
+        await self.database.close()
+        self._parts.executor.shutdown(wait=True)
