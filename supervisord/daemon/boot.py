@@ -88,7 +88,7 @@ class Daemon:
 
         grpc = self.config["grpc"]
         counters = CallCounters()
-        services = [
+        handlers = [
             bind(service.descriptor, service.implementation, counters, service.name)
             for service in grpc_services(self.graph)
         ]
@@ -99,7 +99,7 @@ class Daemon:
             grpc["max_recv_message_size"],
             grpc["max_send_message_size"],
         )
-        server = GrpcServer(listen, services)
+        server = GrpcServer(listen, handlers)
         self._undo.push_async_callback(server.stop, _GRACE)
         await server.start()
         self._undo.callback(self._announce_stop)

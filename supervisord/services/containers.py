@@ -36,10 +36,10 @@ class ContainersService:
     def __init__(self, store: ContainerStore) -> None:
         self._store = store
 
-    def get(self, call: Call, request: pb.GetContainerRequest) -> bytes:
+    async def get(self, call: Call, request: pb.GetContainerRequest) -> bytes:
         return record(1, self._store.record(call.namespace, request.id))
 
-    def list(self, call: Call, request: pb.ListContainersRequest) -> bytes:
+    async def list(self, call: Call, request: pb.ListContainersRequest) -> bytes:
         return records(1, self._store.records(call.namespace, request.filters))
 
     async def list_stream(

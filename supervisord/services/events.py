@@ -30,10 +30,10 @@ class EventsService:
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
 
-    def publish(self, call: Call, request: pb.PublishRequest) -> None:
+    async def publish(self, call: Call, request: pb.PublishRequest) -> None:
         self._exchange.publish(call.namespace, request.topic, from_any(request.event))
 
-    def forward(self, call: Call, request: pb.ForwardRequest) -> None:
+    async def forward(self, call: Call, request: pb.ForwardRequest) -> None:
         required(request.HasField("envelope"), "envelope")
         envelope = request.envelope
         check_identifier(envelope.namespace, "envelope.namespace")

@@ -36,13 +36,13 @@ class HealthService:
             return _UNKNOWN
         return NOT_SERVING if self._stopped.is_set() else SERVING
 
-    def check(self, call: Call, request: pb.HealthCheckRequest) -> pb.HealthCheckResponse:
+    async def check(self, call: Call, request: pb.HealthCheckRequest) -> pb.HealthCheckResponse:
         status = self._status(request.service)
         if status == _UNKNOWN:
             raise NotFound(f"unknown service {request.service!r}")
         return pb.HealthCheckResponse(status=status)
 
-    def list(self, call: Call, request: object) -> pb.HealthListResponse:
+    async def list(self, call: Call, request: object) -> pb.HealthListResponse:
         response = pb.HealthListResponse()
         for service in ("", *sorted(self._services())):
             response.statuses[service].status = self._status(service)

@@ -31,10 +31,10 @@ class ImagesService:
         self._store = store
         self._collector = collector
 
-    def get(self, call: Call, request: pb.GetImageRequest) -> pb.GetImageResponse:
+    async def get(self, call: Call, request: pb.GetImageRequest) -> pb.GetImageResponse:
         return pb.GetImageResponse(image=_to_wire(self._store.get(call.namespace, request.name)))
 
-    def list(self, call: Call, request: pb.ListImagesRequest) -> pb.ListImagesResponse:
+    async def list(self, call: Call, request: pb.ListImagesRequest) -> pb.ListImagesResponse:
         images = self._store.list(call.namespace, request.filters)
         return pb.ListImagesResponse(images=[_to_wire(image) for image in images])
 

@@ -55,7 +55,7 @@ class IntrospectionService:
         self._registry = registry
         self._uuid = _kept_uuid(Path(root) / "uuid")
 
-    def plugins(self, call: Call, request: pb.PluginsRequest) -> pb.PluginsResponse:
+    async def plugins(self, call: Call, request: pb.PluginsRequest) -> pb.PluginsResponse:
         wanted = parse(request.filters)
         return pb.PluginsResponse(
             plugins=[
@@ -65,7 +65,7 @@ class IntrospectionService:
             ]
         )
 
-    def server(self, call: Call, request: object) -> pb.ServerResponse:
+    async def server(self, call: Call, request: object) -> pb.ServerResponse:
         pid = os.getpid()
         return pb.ServerResponse(
             uuid=self._uuid, pid=pid, pidns=Path(f"/proc/{pid}/ns/pid").stat().st_ino

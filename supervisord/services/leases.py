@@ -31,7 +31,7 @@ class LeasesService:
     async def delete(self, call: Call, request: pb.DeleteRequest) -> None:
         await self._store.delete(call.namespace, request.id, sync=request.sync)
 
-    def list(self, call: Call, request: pb.ListRequest) -> pb.ListResponse:
+    async def list(self, call: Call, request: pb.ListRequest) -> pb.ListResponse:
         leases = self._store.list(call.namespace, request.filters)
         return pb.ListResponse(leases=[_to_wire(lease) for lease in leases])
 
@@ -41,7 +41,7 @@ class LeasesService:
     async def delete_resource(self, call: Call, request: pb.DeleteResourceRequest) -> None:
         await self._store.delete_resource(call.namespace, request.id, _resource(request))
 
-    def list_resources(
+    async def list_resources(
         self, call: Call, request: pb.ListResourcesRequest
     ) -> pb.ListResourcesResponse:
         held = self._store.list_resources(call.namespace, request.id)

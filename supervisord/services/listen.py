@@ -1,25 +1,26 @@
 """The gRPC server on the daemon's unix socket.
 
-Owns the socket from ``start`` to ``stop`` (see ``services.sockets``), the connections of its
-clients and the tasks of their calls. Why it is not grpcio's: docs/decisions, "our own gRPC server".
+Owns the socket from ``start`` to ``stop`` (see ``services.sockets``). gRPC itself binds the path,
+under a umask, so the socket never has wider permissions than it ends up with.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from supervisord.aio.owner import TaskOwner
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # nothing of ours forks with gRPC loaded
 
-from .server import Method
-from .sockets import Identity, listening, release
-from .transport import Transport
+import grpc
+
+from supervisord.contracts.errors import FailedPrecondition
+
+from .sockets import MODE, Identity, claim, own, release
 
 MAX_MESSAGE = 16 << 20
 """Bytes in one message, in either direction, where the configuration says nothing else."""
-
-_HANG_UP = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,55 +35,44 @@ class Listen:
 
 
 class GrpcServer:
-    """Serves bound methods; see ``services.server.bind``."""
+    """Serves bound handlers; see ``services.server.bind``."""
 
-    def __init__(self, listen: Listen, services: Iterable[Mapping[str, Method]]) -> None:
+    def __init__(self, listen: Listen, handlers: Sequence[Any]) -> None:
         self._listen = listen
-        self._methods: dict[str, Method] = {}
-        for methods in services:
-            for path, method in methods.items():
-                if path in self._methods:
-                    raise ValueError(f"{path} is served twice")
-                self._methods[path] = method
-        self._owner = TaskOwner("grpc")
-        self._connections: set[Transport] = set()
-        self._server: asyncio.AbstractServer | None = None
+        self._server = grpc.aio.server(options=_options(listen))
+        self._server.add_generic_rpc_handlers(tuple(handlers))
         self._identity: Identity | None = None
-
-    @property
-    def calls(self) -> int:
-        """How many calls have a task."""
-        return len(self._owner)
 
     async def start(self) -> None:
         """Binds and serves. Raises FailedPrecondition if somebody else holds the path."""
-        listen = self._listen
-        sock, self._identity = listening(listen.path, listen.uid, listen.gid)
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(self._accept, sock=sock)
+        path = self._listen.path
+        claim(path)
+        mask = os.umask(0o777 & ~MODE)
+        try:
+            self._server.add_insecure_port(f"unix:{path}")
+        except RuntimeError as error:
+            raise FailedPrecondition(f"cannot listen on {path}: {error}") from error
+        finally:
+            os.umask(mask)
+        self._identity = own(path, self._listen.uid, self._listen.gid)
+        await self._server.start()
 
     async def stop(self, grace: float) -> None:
         """Refuses new calls, gives those that run ``grace`` seconds, and removes the socket."""
-        if self._server is None:
-            return
-        self._server.close()
-        self._server = None
+        await self._server.stop(grace)
         if self._identity is not None:
             release(self._listen.path, self._identity)
-        for connection in list(self._connections):
-            connection.refuse_more()
-        await self._owner.close(grace)
-        for connection in list(self._connections):
-            connection.hang_up()
-        gone = [connection.gone for connection in self._connections]
-        if gone:
-            await asyncio.wait(gone, timeout=_HANG_UP)
-        for connection in list(self._connections):  # a client that does not read
-            connection.abort()
-            await connection.gone
 
-    def _accept(self) -> Transport:
-        listen = self._listen
-        return Transport(
-            self._methods, self._owner, self._connections, listen.max_receive, listen.max_send
-        )
+
+def _options(listen: Listen) -> list[tuple[str, Any]]:
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", listen.max_receive),
+        ("grpc.max_send_message_length", listen.max_send),
+        ("grpc.max_concurrent_streams", 2**31 - 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_frame_size", 1 << 20),
+        ("grpc.http2.lookahead_bytes", 4 << 20),
+    ]

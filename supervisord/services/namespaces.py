@@ -26,10 +26,12 @@ class NamespacesService:
     def __init__(self, store: NamespaceStore) -> None:
         self._store = store
 
-    def get(self, call: Call, request: pb.GetNamespaceRequest) -> pb.GetNamespaceResponse:
+    async def get(self, call: Call, request: pb.GetNamespaceRequest) -> pb.GetNamespaceResponse:
         return pb.GetNamespaceResponse(namespace=_to_wire(self._store.get(request.name)))
 
-    def list(self, call: Call, request: pb.ListNamespacesRequest) -> pb.ListNamespacesResponse:
+    async def list(
+        self, call: Call, request: pb.ListNamespacesRequest
+    ) -> pb.ListNamespacesResponse:
         return pb.ListNamespacesResponse(namespaces=[_to_wire(n) for n in self._store.list()])
 
     async def create(

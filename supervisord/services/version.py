@@ -14,5 +14,5 @@ class VersionService:
         reply = version_pb2.VersionResponse(version=version, revision=revision)
         self._reply = reply.SerializeToString()
 
-    def version(self, call: Call, request: object) -> bytes:
+    async def version(self, call: Call, request: object) -> bytes:
         return self._reply

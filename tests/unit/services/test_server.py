@@ -19,10 +19,9 @@ from supervisord.contracts import errors
 from supervisord.services.call import Call
 from supervisord.services.counters import CallCounters, MethodCounters
 from supervisord.services.listen import GrpcServer, Listen
-from supervisord.services.server import bind, method_name
+from supervisord.services.server import STATUS, bind, method_name
 from supervisord.services.wire import record
 
-STATUS = {status.value[0]: status for status in grpc.StatusCode}
 CONTAINERS = containers_pb2.DESCRIPTOR.services_by_name["Containers"]
 CONTENT = content_pb2.DESCRIPTOR.services_by_name["Content"]
 NAMESPACE = (("containerd-namespace", "tests"), ("containerd-lease", "held"))
@@ -80,11 +79,11 @@ class Peer:
         self.path = path
         self.counters = CallCounters()
         self.containers = FakeContainers()
-        services = [
+        handlers = [
             bind(CONTAINERS, self.containers, self.counters),
             bind(CONTENT, Echo(), self.counters),
         ]
-        self.server = GrpcServer(Listen(path), services)
+        self.server = GrpcServer(Listen(path), handlers)
         self.channel = grpc.aio.insecure_channel(f"unix:{path}")
 
     def unary(self, name: str, request: Any, metadata: Any = (), **options: Any) -> Any:
