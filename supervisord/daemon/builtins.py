@@ -7,6 +7,6 @@ that other tools open.
 
 from __future__ import annotations
 
-from . import parts_edge
+from . import parts_edge, parts_engine
 
-BUILTINS = (*parts_edge.REGISTRATIONS,)
+BUILTINS = (*parts_engine.REGISTRATIONS, *parts_edge.REGISTRATIONS)

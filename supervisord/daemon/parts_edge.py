@@ -115,13 +115,10 @@ async def _health(context: PluginContext) -> Any:
 
 
 async def _reflection(context: PluginContext) -> Any:
-    from grpc_reflection.v1alpha import reflection_pb2  # type: ignore[import-untyped]
+    from supervisord.services.reflection import DESCRIPTOR, V1, ReflectionService
 
-    from supervisord.services.reflection import V1, ReflectionService
-
-    descriptor = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
     service = ReflectionService(lambda: _served(context))
-    return [GrpcService(descriptor, service), GrpcService(descriptor, service, name=V1)]
+    return [GrpcService(DESCRIPTOR, service), GrpcService(DESCRIPTOR, service, name=V1)]
 
 
 def _served(context: PluginContext) -> Set[str]:

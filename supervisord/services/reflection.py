@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Callable, Set
 
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pool import Default
-from grpc_reflection.v1alpha import reflection_pb2 as pb  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection_pb2 as pb
 
 from .call import Call
 
+DESCRIPTOR = pb.DESCRIPTOR.services_by_name["ServerReflection"]
 V1 = "grpc.reflection.v1.ServerReflection"
 _NOT_FOUND = 5
 _UNIMPLEMENTED = 12

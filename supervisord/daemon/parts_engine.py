@@ -1,0 +1,239 @@
+"""The plugins below the wire: events, snapshotters, content, metadata, collection, runtime.
+
+Each start function is the one place where its concrete classes are named. The types are
+containerd's; ``service.v1`` plugins are the engines under the names that its services have there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from supervisord.contracts.plugins import PluginContext, Registration, SkipPlugin
+
+CONTENT = "io.containerd.content.v1"
+SNAPSHOTTER = "io.containerd.snapshotter.v1"
+METADATA = "io.containerd.metadata.v1"
+EVENT = "io.containerd.event.v1"
+GC = "io.containerd.gc.v1"
+LEASE = "io.containerd.lease.v1"
+INTERNAL = "io.containerd.internal.v1"
+RUNTIME = "io.containerd.runtime.v2"
+DIFFER = "io.containerd.differ.v1"
+SERVICE = "io.containerd.service.v1"
+TTRPC = "io.containerd.ttrpc.v1"
+
+
+async def _exchange(context: PluginContext) -> Any:
+    from supervisord.events.exchange import Exchange
+
+    exchange = Exchange()
+    context.on_close(exchange.close)
+    return exchange
+
+
+async def _ttrpc_events(context: PluginContext) -> Any:
+    from supervisord.events.ttrpc_service import service
+
+    return service(context.get(EVENT))
+
+
+async def _content(context: PluginContext) -> Any:
+    root = str(context.config["root_path"] or context.root)
+    context.export("root", root)
+    return root
+
+
+async def _overlayfs(context: PluginContext) -> Any:
+    from snapshotters.overlayfs import OverlaySnapshotter
+    from snapshotters.overlayfs.probe import supported
+
+    config = context.config
+    root = Path(config["root_path"] or context.root)
+    if not await asyncio.to_thread(supported):
+        raise SkipPlugin("the kernel knows no overlayfs")
+    snapshotter = await OverlaySnapshotter.open(
+        root,
+        mount_options=config["mount_options"],
+        sync_remove=config["sync_remove"],
+        upperdir_label=config["upperdir_label"],
+    )
+    context.on_close(snapshotter.close)
+    context.export("root", str(root))
+    context.capability("rebase")
+    return snapshotter
+
+
+async def _native(context: PluginContext) -> Any:
+    from snapshotters.native import NativeSnapshotter
+
+    root = context.config["root_path"] or context.root
+    snapshotter = await NativeSnapshotter.open(root)
+    context.on_close(snapshotter.close)
+    context.export("root", str(root))
+    return snapshotter
+
+
+async def _metadata(context: PluginContext) -> Any:
+    from supervisord.metadata.store import Metadata
+
+    policy = context.config["content_sharing_policy"]
+    if policy not in ("shared", "isolated"):
+        raise ValueError(f"content_sharing_policy: {policy!r} is neither shared nor isolated")
+    metadata = await Metadata.open(
+        Path(context.root),
+        snapshotters=context.all(SNAPSHOTTER),
+        content_path=Path(context.get(CONTENT)),
+        publisher=context.get(EVENT),
+        policy=policy,
+    )
+    context.on_close(metadata.close)
+    context.export("policy", policy)
+    return metadata
+
+
+async def _collector(context: PluginContext) -> Any:
+    from supervisord.aio.owner import TaskOwner
+    from supervisord.gc.policy import Thresholds
+    from supervisord.gc.scheduler import Scheduler
+
+    from .durations import seconds
+
+    config = context.config
+    metadata = context.get(METADATA)
+    scheduler = Scheduler(
+        metadata.garbage,
+        Thresholds(
+            pause_threshold=config["pause_threshold"],
+            deletion_threshold=config["deletion_threshold"],
+            mutation_threshold=config["mutation_threshold"],
+            schedule_delay=seconds(config["schedule_delay"], "schedule_delay"),
+            startup_delay=seconds(config["startup_delay"], "startup_delay"),
+        ),
+    )
+    metadata.attach(scheduler)
+    scheduler.start()
+    context.on_close(scheduler.close)
+    recovery = TaskOwner("recovery")
+    recovery.spawn(metadata.recover(), "metadata")
+    context.on_close(recovery.close)
+    return scheduler
+
+
+async def _leases(context: PluginContext) -> Any:
+    return context.get(METADATA).leases
+
+
+async def _zygote(context: PluginContext) -> Any:
+    from supervisord.runtime.zygote import Zygote
+
+    zygote = Zygote()
+    context.on_close(zygote.close)
+    await zygote.start("shim")
+    return zygote
+
+
+async def _containers_service(context: PluginContext) -> Any:
+    return context.get(METADATA).containers
+
+
+async def _content_service(context: PluginContext) -> Any:
+    return context.get(METADATA).content
+
+
+async def _images_service(context: PluginContext) -> Any:
+    return context.get(METADATA).images
+
+
+async def _namespaces_service(context: PluginContext) -> Any:
+    return context.get(METADATA).namespaces
+
+
+async def _snapshots_service(context: PluginContext) -> Any:
+    return context.get(METADATA).snapshots
+
+
+async def _introspection_service(context: PluginContext) -> Any:
+    return context.plugins
+
+
+_ROOT_PATH = "Folder to use instead of the one below root; empty for that."
+
+REGISTRATIONS = (
+    Registration(EVENT, "exchange", _exchange, required=True),
+    Registration(
+        CONTENT,
+        "content",
+        _content,
+        config={"root_path": ""},
+        config_help={"root_path": _ROOT_PATH},
+        required=True,
+    ),
+    Registration(
+        SNAPSHOTTER,
+        "native",
+        _native,
+        config={"root_path": ""},
+        config_help={"root_path": _ROOT_PATH},
+    ),
+    Registration(
+        SNAPSHOTTER,
+        "overlayfs",
+        _overlayfs,
+        config={
+            "root_path": "",
+            "upperdir_label": False,
+            "sync_remove": False,
+            "mount_options": [],
+        },
+        config_help={
+            "root_path": _ROOT_PATH,
+            "upperdir_label": "Whether snapshots tell their folder in a label.",
+            "sync_remove": "Whether a removed snapshot is gone from the disk when the call ends.",
+            "mount_options": "Further options of every overlay mount.",
+        },
+    ),
+    Registration(
+        METADATA,
+        "sqlite",
+        _metadata,
+        (CONTENT, SNAPSHOTTER, EVENT),
+        config={"content_sharing_policy": "shared"},
+        config_help={
+            "content_sharing_policy": '"shared": a namespace that names the digest of a blob which '
+            'another has gets it at once; "isolated": it must bring the bytes.'
+        },
+        required=True,
+    ),
+    Registration(
+        GC,
+        "scheduler",
+        _collector,
+        (METADATA,),
+        config={
+            "pause_threshold": 0.02,
+            "deletion_threshold": 0,
+            "mutation_threshold": 100,
+            "schedule_delay": "0s",
+            "startup_delay": "100ms",
+        },
+        config_help={
+            "pause_threshold": "Largest share of time that collections may take.",
+            "deletion_threshold": "Deletions after which one starts at once; 0: as scheduled.",
+            "mutation_threshold": "Changes after which the next scheduled one takes place.",
+            "schedule_delay": "How long after a threshold is reached it starts.",
+            "startup_delay": "How long after the start the first one takes place.",
+        },
+        required=True,
+    ),
+    Registration(LEASE, "manager", _leases, (METADATA, GC)),
+    Registration(INTERNAL, "zygote", _zygote),
+    Registration(TTRPC, "events", _ttrpc_events, (EVENT,)),
+    Registration(SERVICE, "introspection-service", _introspection_service),
+    Registration(SERVICE, "containers-service", _containers_service, (METADATA, GC)),
+    Registration(SERVICE, "content-service", _content_service, (METADATA, GC)),
+    Registration(SERVICE, "images-service", _images_service, (METADATA, GC)),
+    Registration(SERVICE, "namespaces-service", _namespaces_service, (METADATA, GC)),
+    Registration(SERVICE, "snapshots-service", _snapshots_service, (METADATA, GC)),
+)
