@@ -94,6 +94,12 @@ def parse_block(block: bytes) -> Entry:
 
 def number(field: bytes) -> int:
     """An octal number between spaces and zeros, or a base-256 one. Raises DataLoss."""
+    digits = field.rstrip(b" \0")
+    if digits.isdigit():  # nearly always; the rest of this function is for the others
+        try:
+            return int(digits, 8)
+        except ValueError:
+            raise DataLoss(f"layer: {digits!r} in an archive header is no octal number") from None
     first = field[0]
     if first & 0x80:
         value = int.from_bytes(field, "big")
@@ -105,14 +111,9 @@ def number(field: bytes) -> int:
             raise DataLoss("layer: a number in an archive header is out of range")
         return value
     digits = field.strip(b" \0").partition(b"\0")[0]
-    if not digits:
-        return 0
-    try:
-        if not digits.isdigit():
-            raise ValueError
-        return int(digits, 8)
-    except ValueError:
-        raise DataLoss(f"layer: {digits!r} in an archive header is no octal number") from None
+    if digits and (not digits.isdigit() or b"8" in digits or b"9" in digits):
+        raise DataLoss(f"layer: {digits!r} in an archive header is no octal number")
+    return int(digits or b"0", 8)
 
 
 def _check_sum(block: bytes, field: bytes) -> None:

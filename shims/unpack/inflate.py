@@ -10,7 +10,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from types import ModuleType
+from typing import IO, cast
+
+import zstandard
+from isal import igzip_lib
 
 from supervisord.contracts.errors import DataLoss
 
@@ -23,6 +26,7 @@ _LEAST = 8 << 10
 _GZIP = b"\x1f\x8b\x08"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_WINDOW = 1 << 27
+_ISAL_ERROR = cast(type[Exception], igzip_lib.error)
 
 
 class Source:
@@ -68,21 +72,16 @@ def detect(start: bytes) -> str:
 def chunks(source: Source, compression: str) -> Iterator[bytes]:
     """The uncompressed stream; ``compression`` is ``none``, or else the first bytes decide.
 
-    What it needs is imported before it returns, since the caller is about to change its root.
     Raises DataLoss for corrupt or cut off data, OSError."""
     kind = "none" if compression == "none" else detect(source.peek(10))
     if kind == "gzip":
-        from isal import igzip_lib
-
-        return _coalesced(_gunzip(source, igzip_lib))
+        return _coalesced(_gunzip(source))
     if kind == "zstd":
-        import zstandard
-
-        return _unzstd(source, zstandard)
+        return _unzstd(source)
     return iter(source.read, b"")
 
 
-def _gunzip(source: Source, igzip_lib: ModuleType) -> Iterator[bytes]:
+def _gunzip(source: Source) -> Iterator[bytes]:
 
     buffer, at = source.read(), 0
     while True:
@@ -100,7 +99,7 @@ def _gunzip(source: Source, igzip_lib: ModuleType) -> Iterator[bytes]:
                 size = min(2 * size, READ)
             try:
                 data = inflate.decompress(piece, OUTPUT)
-            except igzip_lib.error as error:
+            except _ISAL_ERROR as error:
                 raise DataLoss(f"layer: corrupt gzip data: {error}") from error
             if data:
                 yield data
@@ -116,10 +115,10 @@ def _gunzip(source: Source, igzip_lib: ModuleType) -> Iterator[bytes]:
         at += len(buffer[at : at + 2]) - len(start)
 
 
-def _unzstd(source: Source, zstandard: ModuleType) -> Iterator[bytes]:
+def _unzstd(source: Source) -> Iterator[bytes]:
     frames = ZstdFrames(source.read)
     context = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
-    reader = context.stream_reader(frames, read_size=READ, read_across_frames=True)
+    reader = context.stream_reader(cast(IO[bytes], frames), read_size=READ, read_across_frames=True)
     try:
         while data := reader.read(OUTPUT):
             yield data
