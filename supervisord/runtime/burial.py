@@ -1,0 +1,153 @@
+"""Ends shims, and removes what is left of a container whose shim is dead.
+
+The OCI runtime is asked to delete the container by force: it kills what is still alive after
+making sure that a pid is really the container's. A container of which init is still alive
+afterwards is not buried; the caller tries again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+
+from protos.containerd.task.v3 import shim_pb2
+from supervisord.contracts.errors import Error, NotFound, Unavailable
+from supervisord.contracts.tasks import Exit
+from supervisord.linux import process
+
+from . import command
+from .bundle import Bundle, BundleStore, ShimRecord
+from .foreign import ForeignLauncher
+from .shim import Shim, nanoseconds
+from .task import Ended, killed
+
+log = logging.getLogger(__name__)
+
+_DELETE_SECONDS = 20.0
+_GONE_SECONDS = 5.0
+_END_SECONDS = 5.0
+
+
+class Burial:
+    """The undertaker of one state folder."""
+
+    def __init__(self, store: BundleStore, foreign: ForeignLauncher) -> None:
+        self._store = store
+        self._foreign = foreign
+
+    async def end_shim(self, shim: Shim | None, record: ShimRecord) -> None:
+        """Has a shim without a container end, by force where it does not; removes its socket."""
+        if shim is not None:
+            try:
+                async with asyncio.timeout(_END_SECONDS):
+                    await shim.shutdown()
+                    await shim.closed
+            except (Error, TimeoutError) as error:
+                log.debug("shim %s does not end by itself: %s", record.pid, error)
+            shim.close()
+        if process.alive(record.pid, record.start_time):
+            await self._kill_shim(record)
+        Path(record.address.removeprefix("unix://")).unlink(missing_ok=True)
+
+    async def _kill_shim(self, record: ShimRecord) -> None:
+        for _ in range(20):  # it may be on its way out
+            await asyncio.sleep(0.01)
+            if not process.alive(record.pid, record.start_time):
+                return
+        try:
+            pidfd = process.pidfd_open(record.pid)
+        except ProcessLookupError:
+            return
+        try:
+            if process.alive(record.pid, record.start_time):
+                process.pidfd_send_signal(pidfd, signal.SIGKILL)
+                log.warning("shim %s was killed: it did not end", record.pid)
+        except ProcessLookupError:
+            return
+        finally:
+            os.close(pidfd)
+
+    async def empty(self, trash: str) -> None:
+        """Removes a discarded bundle for good; a failure is logged, and the next start of the
+        daemon tries again."""
+        if not trash:
+            return
+        try:
+            await asyncio.to_thread(self._store.empty, trash)
+        except Error as error:
+            log.warning("bundle not removed: %s", error)
+
+    async def bury(self, bundle: Bundle, record: ShimRecord) -> Ended:
+        """Kills and deletes what the dead shim's container left, and tells how it ended. The
+        bundle stays; discard it. Raises Unavailable while init is still alive."""
+        told: Exit | None = None
+        if record.binary:
+            told = await self._delete_by_shim(bundle, record)
+        else:
+            await self._delete_by_runtime(bundle)
+        await self._until_gone(record)
+        written = bundle.read_exit("")
+        init = told or killed(record)
+        if written is not None:
+            init = Exit("", written.pid, written.exit_status, written.exited_at)
+        return Ended(init, _execs(bundle))
+
+    async def _delete_by_runtime(self, bundle: Bundle) -> None:
+        found = bundle.read_runtime()
+        if found is None:
+            return
+        binary, root = found
+        argv = [binary, "--root", root, "delete", "--force", bundle.id]
+        try:
+            result = await command.run(argv, seconds=_DELETE_SECONDS)
+        except Error as error:
+            log.warning("container %s: %s", bundle.id, error)
+            return
+        if result.status and b"does not exist" not in result.stderr:
+            log.warning("container %s: runtime delete: %s", bundle.id, result.last_words)
+
+    async def _delete_by_shim(self, bundle: Bundle, record: ShimRecord) -> Exit | None:
+        try:
+            result = await self._foreign.run(record.binary, bundle, "delete", b"", _DELETE_SECONDS)
+            answer = shim_pb2.DeleteResponse.FromString(result.stdout)
+        except NotFound as error:
+            log.warning("container %s: %s", bundle.id, error)
+            return None
+        except (Error, DecodeError) as error:
+            log.warning("container %s: shim delete: %s", bundle.id, error)
+            return None
+        at = nanoseconds(answer.exited_at) or time.time_ns()
+        return Exit("", answer.pid or record.init_pid, answer.exit_status, at)
+
+    async def _until_gone(self, record: ShimRecord) -> None:
+        deadline = time.monotonic() + _GONE_SECONDS
+        while process.alive(record.init_pid, record.init_start):
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"process {record.init_pid} outlives its shim and cannot be ended"
+                )
+            await asyncio.sleep(0.02)
+
+
+def _execs(bundle: Bundle) -> dict[str, Exit]:
+    """The exits that were written down, by exec id."""
+    found: dict[str, Exit] = {}
+    try:
+        names = [path.stem for path in Path(bundle.path, "exits").glob("*.json")]
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            log.warning("container %s: exits: %s", bundle.id, error)
+        return found
+    for name in names:
+        exec_id = "init" if name == "init_" else name
+        record = bundle.read_exit(exec_id)
+        if name != "init" and record is not None:
+            found[exec_id] = Exit(exec_id, record.pid, record.exit_status, record.exited_at)
+    return found

@@ -1,0 +1,142 @@
+"""Makes a task: bundle, shim, container; what a failed creation had made is undone.
+
+The order on disk makes a crash at any point harmless: the bundle with the shim's address is there
+before the shim, and the record with init's pid after everything else. A bundle without that pid
+is half-made and is removed by ``recovery``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from supervisord.aio.owner import TaskOwner
+from supervisord.contracts.containers import Container
+from supervisord.contracts.errors import Error, Unavailable, Unknown
+from supervisord.contracts.tasks import CreateTask
+from supervisord.contracts.typed import TypedValue
+from supervisord.linux import process
+
+from . import names
+from .bundle import Bundle, BundleStore, ShimRecord
+from .burial import Burial
+from .checkpoint import Checkpoints
+from .foreign import ForeignLauncher
+from .launch import Launcher, Settings, listen
+from .oci import OciRuntimes
+from .shim import Shim
+from .task import Task
+
+log = logging.getLogger(__name__)
+
+
+class Creation:
+    """Makes tasks for the manager, which holds the lock of the task's name meanwhile."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: BundleStore,
+        launcher: Launcher,
+        foreign: ForeignLauncher,
+        burial: Burial,
+        runtimes: OciRuntimes,
+        checkpoints: Checkpoints,
+        owner: TaskOwner,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._launcher = launcher
+        self._foreign = foreign
+        self._burial = burial
+        self._runtimes = runtimes
+        self._checkpoints = checkpoints
+        self._owner = owner
+
+    async def create(self, namespace: str, container: Container, request: CreateTask) -> Task:
+        """The task, created and connected.
+
+        Raises InvalidArgument, NotFound (runtime), Unknown (the runtime's words), Unavailable,
+        ResourceExhausted; nothing is left then."""
+        binary = names.resolve(request.runtime_path or container.runtime.name)
+        options = request.options or container.runtime.options
+        async with AsyncExitStack() as undo:
+            record = ShimRecord(self._settings.new_address(), binary=binary)
+            bundle, listener = await self._lay_out(
+                namespace, container.id, container.spec.value, record
+            )
+            undo.push_async_callback(self._remove, bundle, record.address)
+            checkpoint = await self._checkpoints.lay_out(namespace, request, options, bundle)
+            if binary:
+                client, record = await self._foreign.launch(binary, bundle, options, undo)
+            else:
+                assert listener is not None  # noqa: S101 - narrows the type
+                undo.callback(listener.close)
+                runtime = await self._runtimes.default()
+                client, record = await self._launcher.launch(bundle, runtime, listener, undo)
+            shim = Shim(client, namespace, container.id, record.version)
+            undo.push_async_callback(self._end, bundle, shim, record)
+            init_pid = await self._create(shim, bundle, request, options, checkpoint)
+            started = process.start_time(init_pid) or 0
+            record = replace(record, init_pid=init_pid, init_start=started)
+            bundle.write_record(record)
+            undo.pop_all()
+        task = Task(bundle, record, self._owner)
+        task.attach(shim)
+        return task
+
+    async def _lay_out(
+        self, namespace: str, id: str, spec: bytes, record: ShimRecord
+    ) -> tuple[Bundle, socket.socket | None]:
+        return await asyncio.to_thread(self._lay_out_now, namespace, id, spec, record)
+
+    def _lay_out_now(
+        self, namespace: str, id: str, spec: bytes, record: ShimRecord
+    ) -> tuple[Bundle, socket.socket | None]:
+        bundle = self._store.create(namespace, id, spec)
+        try:
+            bundle.write_record(record)
+            return bundle, None if record.binary else listen(record.address)
+        except BaseException as error:
+            self._store.empty(self._store.discard(bundle))
+            if isinstance(error, OSError):
+                raise Unknown(f"bundle {bundle.path!r}: {error.strerror}") from error
+            raise
+
+    async def _create(
+        self,
+        shim: Shim,
+        bundle: Bundle,
+        request: CreateTask,
+        options: TypedValue,
+        checkpoint: str,
+    ) -> int:
+        try:
+            return await shim.create(
+                bundle.path, request.rootfs, request.stdio, options, checkpoint
+            )
+        except Unavailable as error:
+            if not shim.is_lost:
+                raise
+            words = bundle.log_tail()
+            raise Unknown(f"the shim ended while it created the task: {words or error}") from error
+
+    # Undo: none of these fails, so that none hides why the creation did ------------------
+
+    async def _end(self, bundle: Bundle, shim: Shim, record: ShimRecord) -> None:
+        lost = shim.is_lost
+        await self._burial.end_shim(None if lost else shim, record)
+        found = bundle.read_runtime()
+        if found is not None and Path(found[1], bundle.id).exists():
+            try:
+                await self._burial.bury(bundle, record)
+            except Error as error:
+                log.error("container %s: %s", bundle.id, error)
+
+    async def _remove(self, bundle: Bundle, address: str) -> None:
+        Path(address).unlink(missing_ok=True)
+        await self._burial.empty(self._store.discard(bundle))

@@ -1,0 +1,342 @@
+"""The task manager: what the edges call (contracts.tasks).
+
+It finds the task, asks its shim, and translates. Creating, deleting and burying hold the lock of
+the task's name; everything else goes straight to the shim, which keeps its own order. A creation
+goes on when its caller goes away, and a retry of the same request takes what it made; what nobody
+comes back for is removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from supervisord.aio.locks import KeyedLock
+from supervisord.aio.owner import TaskOwner
+from supervisord.contracts.containers import Container, ContainerStore
+from supervisord.contracts.content import ContentStore
+from supervisord.contracts.errors import (
+    AlreadyExists,
+    Error,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
+from supervisord.contracts.events import Publisher
+from supervisord.contracts.filters import Filter, parse
+from supervisord.contracts.identifiers import check_identifier
+from supervisord.contracts.images import Descriptor
+from supervisord.contracts.tasks import (
+    CreateTask,
+    Exit,
+    Metric,
+    Process,
+    ProcessInfo,
+    Status,
+    Stdio,
+)
+from supervisord.contracts.typed import TypedValue
+from supervisord.contracts.workers import WorkerSpawner
+
+from .bundle import BundleStore
+from .burial import Burial
+from .checkpoint import Checkpoints
+from .creation import Creation
+from .foreign import ForeignLauncher
+from .launch import Launcher, Settings
+from .oci import OciRuntimes
+from .recovery import Recovery
+from .shim import STATE_SECONDS, Shim
+from .task import Ended, Task
+
+log = logging.getLogger(__name__)
+
+_REACH_SECONDS = 10.0
+_END_SECONDS = 30.0
+UNCLAIMED_SECONDS = 30.0
+"""How long a task whose creator went away is kept for a retry."""
+
+
+@dataclass(slots=True)
+class _Order:
+    """A creation under way: whether it has begun, and whether its caller went away."""
+
+    begun: bool = False
+    abandoned: bool = False
+
+
+class TaskManager:
+    """Implements contracts.tasks.TaskManager. ``open`` it before use, ``close`` it at the end:
+    shims and containers live on."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        containers: ContainerStore,
+        publisher: Publisher,
+        spawner: WorkerSpawner,
+        runtimes: OciRuntimes,
+        content: ContentStore | None = None,
+    ) -> None:
+        self._settings = settings
+        self._containers = containers
+        self._tasks: dict[tuple[str, str], Task] = {}
+        self._locks = KeyedLock()
+        self._owner = TaskOwner("tasks")
+        self._store = BundleStore(settings.state)
+        self._runtimes = runtimes
+        self._checkpoints = Checkpoints(content, settings.state)
+        foreign = ForeignLauncher(settings, self._owner)
+        self._burial = Burial(self._store, foreign)
+        self._creation = Creation(
+            settings,
+            self._store,
+            Launcher(settings, spawner),
+            foreign,
+            self._burial,
+            runtimes,
+            self._checkpoints,
+            self._owner,
+        )
+        self._recovery = Recovery(
+            self._store, self._burial, foreign, publisher, self._locks, self._owner, self._forget
+        )
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    async def open(self) -> None:
+        """Makes the folders and finds the tasks of an earlier run; returns before their shims
+        have answered."""
+        await asyncio.to_thread(self._store.prepare)
+        await asyncio.to_thread(self._settings.prepare)
+        self._runtimes.begin()
+        for task in await self._recovery.load():
+            self._tasks[task.key] = task
+            self._recovery.watch(task)
+
+    async def close(self) -> None:
+        """Lets go of all shims."""
+        await self._owner.close(grace=2.0)
+        for task in self._tasks.values():
+            task.close()
+
+    # Create and delete --------------------------------------------------------------------
+
+    async def create(self, namespace: str, request: CreateTask) -> int:
+        """See the contract."""
+        id = check_identifier(request.container_id, "container_id")
+        container = self._containers.get(namespace, id)
+        order = _Order()
+        making = self._owner.spawn(
+            self._create(namespace, container, request, order), f"create {id}"
+        )
+        try:
+            task = await asyncio.shield(making)
+        except asyncio.CancelledError:
+            if order.begun:
+                order.abandoned = True
+            else:
+                making.cancel()
+            raise
+        return task.record.init_pid
+
+    async def _create(
+        self, namespace: str, container: Container, request: CreateTask, order: _Order
+    ) -> Task:
+        key = (namespace, container.id)
+        async with self._locks.hold(key):
+            order.begun = True
+            existing = self._tasks.get(key)
+            if existing is not None:
+                if existing.unclaimed == request:
+                    existing.unclaimed = None
+                    return existing
+                raise AlreadyExists(f"task {container.id}: already exists")
+            task = await self._creation.create(namespace, container, request)
+            self._tasks[key] = task
+            if order.abandoned:
+                task.unclaimed = request
+                self._owner.spawn(self._remove_unclaimed(task), f"unclaimed {container.id}")
+        self._recovery.watch(task)
+        return task
+
+    async def _remove_unclaimed(self, task: Task) -> None:
+        await asyncio.sleep(UNCLAIMED_SECONDS)
+        if task.unclaimed is not None and not task.is_over:
+            log.info("task %s is removed: its creator went away", task.id)
+            await self._delete(task)
+
+    async def delete(self, namespace: str, id: str) -> Exit:
+        """See the contract."""
+        task = self._task(namespace, id)
+        try:
+            return await self._owner.shielded(self._delete(task), f"delete {id}")
+        except Unavailable:
+            if task.shim is not None:
+                raise
+            return (await task.ended(_END_SECONDS)).init  # the shim died: it is being buried
+
+    async def _delete(self, task: Task) -> Exit:
+        async with self._locks.hold(task.key):
+            shim = await task.reach(_REACH_SECONDS)
+            try:
+                exit = await shim.delete()
+            except NotFound:
+                self._release(task, shim, Ended(Exit("", task.record.init_pid, 255, 0)))
+                raise
+            self._release(task, shim, Ended(exit))
+        return exit
+
+    def _release(self, task: Task, shim: Shim, ended: Ended) -> None:
+        """The container is gone: its name is free at once, the rest follows behind the answer."""
+        trash = self._store.discard(task.bundle)
+        self._forget(task)
+        task.finish(ended)
+        self._owner.spawn(self._clear(task, shim, trash), f"clear {task.id}")
+
+    async def _clear(self, task: Task, shim: Shim, trash: str) -> None:
+        await self._burial.end_shim(shim, task.record)
+        await self._burial.empty(trash)
+
+    def _forget(self, task: Task) -> None:
+        if self._tasks.get(task.key) is task:
+            del self._tasks[task.key]
+
+    # Processes ----------------------------------------------------------------------------
+
+    async def start(self, namespace: str, id: str, exec_id: str = "") -> int:
+        """See the contract."""
+        return await (await self._shim(namespace, id)).start(exec_id)
+
+    async def delete_process(self, namespace: str, id: str, exec_id: str) -> Exit:
+        """See the contract."""
+        check_identifier(exec_id, "exec_id")
+        return await (await self._shim(namespace, id)).delete(exec_id)
+
+    async def exec(
+        self, namespace: str, id: str, exec_id: str, stdio: Stdio, spec: TypedValue
+    ) -> None:
+        """See the contract."""
+        check_identifier(exec_id, "exec_id")
+        await (await self._shim(namespace, id)).exec(exec_id, stdio, spec)
+
+    async def kill(
+        self, namespace: str, id: str, signal: int, *, exec_id: str = "", all: bool = False
+    ) -> None:
+        """See the contract."""
+        await (await self._shim(namespace, id)).kill(signal, exec_id=exec_id, all=all)
+
+    async def wait(self, namespace: str, id: str, exec_id: str = "") -> Exit:
+        """See the contract."""
+        return await self._task(namespace, id).wait(exec_id)
+
+    async def get(self, namespace: str, id: str, exec_id: str = "") -> Process:
+        """See the contract."""
+        return await (await self._shim(namespace, id)).state(exec_id)
+
+    async def list(self, namespace: str) -> Sequence[Process]:
+        """See the contract."""
+        states = await asyncio.gather(*(self._state(task) for task in self._of(namespace)))
+        return [state for state in states if state is not None]
+
+    async def _state(self, task: Task) -> Process | None:
+        shim = task.shim
+        if shim is not None:
+            try:
+                return await shim.state()
+            except NotFound:
+                return None  # deleted meanwhile
+            except Error as error:
+                log.warning("state of task %s: %s", task.id, error)
+        if task.is_over:
+            return None
+        return Process(task.id, "", task.record.init_pid, Status.UNKNOWN, Stdio())
+
+    async def pids(self, namespace: str, id: str) -> Sequence[ProcessInfo]:
+        """See the contract."""
+        return await (await self._shim(namespace, id)).pids()
+
+    # The rest -----------------------------------------------------------------------------
+
+    async def resize(self, namespace: str, id: str, exec_id: str, width: int, height: int) -> None:
+        """See the contract."""
+        await (await self._shim(namespace, id)).resize(exec_id, width, height)
+
+    async def close_io(self, namespace: str, id: str, exec_id: str, *, stdin: bool) -> None:
+        """See the contract."""
+        shim = await self._shim(namespace, id)
+        if stdin:
+            await shim.close_io(exec_id)
+
+    async def pause(self, namespace: str, id: str) -> None:
+        """See the contract."""
+        await (await self._shim(namespace, id)).pause()
+
+    async def resume(self, namespace: str, id: str) -> None:
+        """See the contract."""
+        await (await self._shim(namespace, id)).resume()
+
+    async def update(self, namespace: str, id: str, resources: TypedValue) -> None:
+        """See the contract."""
+        if not resources.value:
+            raise InvalidArgument("resources: must be the JSON of OCI LinuxResources")
+        await (await self._shim(namespace, id)).update(resources)
+
+    async def checkpoint(
+        self, namespace: str, id: str, parent: str, options: TypedValue
+    ) -> Sequence[Descriptor]:
+        """See the contract. ``parent`` has never had a meaning for runc's shims."""
+        shim = await self._shim(namespace, id)
+        spec = self._containers.get(namespace, id).spec
+        return await self._checkpoints.make(namespace, shim, spec, options)
+
+    async def metrics(self, namespace: str, filters: Sequence[str] = ()) -> Sequence[Metric]:
+        """See the contract."""
+        wanted = parse(filters)
+        tasks = [task for task in self._of(namespace) if _matches(wanted, task)]
+        metrics = await asyncio.gather(*(self._metric(task) for task in tasks))
+        return [metric for metric in metrics if metric is not None]
+
+    async def _metric(self, task: Task) -> Metric | None:
+        shim = task.shim
+        if shim is None:
+            return None
+        try:
+            now = time.time_ns()
+            return Metric(task.id, now, await shim.stats(STATE_SECONDS))
+        except NotFound:
+            return None
+        except Error as error:
+            log.warning("metrics of task %s: %s", task.id, error)
+            return None
+
+    # Finding ------------------------------------------------------------------------------
+
+    def _of(self, namespace: str) -> Sequence[Task]:
+        return [task for key, task in self._tasks.items() if key[0] == namespace]
+
+    def _task(self, namespace: str, id: str) -> Task:
+        task = self._tasks.get((namespace, id))
+        if task is None:
+            self._containers.get(namespace, id)  # an unknown container is told as such
+            raise NotFound(f"task {id} not found")
+        task.unclaimed = None
+        return task
+
+    async def _shim(self, namespace: str, id: str) -> Shim:
+        return await self._task(namespace, id).reach(_REACH_SECONDS)
+
+
+def _matches(wanted: Filter, task: Task) -> bool:
+    def field(path: Sequence[str]) -> tuple[str, bool]:
+        if path[0] == "id":
+            return task.id, True
+        if path[0] == "namespace":
+            return task.bundle.namespace, True
+        return "", False
+
+    return wanted.match(field)

@@ -1,0 +1,46 @@
+"""Runtime names: which shim a container's runtime stands for.
+
+``io.containerd.runc.v2`` and its kin are our own shims; any other name of the form
+``PREFIX.NAME.VERSION`` is the executable ``containerd-shim-NAME-VERSION`` in the search path, and
+an absolute path is that executable itself. These are containerd's rules.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from supervisord.contracts.errors import InvalidArgument, NotFound
+
+OURS = frozenset({"io.containerd.runc.v2", "io.containerd.runc.v1", "io.supervisord.runtime.v1"})
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def shim_binary(runtime: str) -> str:
+    """The name of the executable for a runtime name. Raises InvalidArgument."""
+    parts = runtime.split(".")
+    if len(parts) < 2 or not all(parts) or "/" in runtime or "\0" in runtime:
+        raise InvalidArgument(
+            f"runtime: invalid runtime name {runtime!r}, it must be either like "
+            "io.containerd.runc.v2 or the full path of a shim"
+        )
+    return f"containerd-shim-{parts[-2]}-{parts[-1]}"
+
+
+def resolve(runtime: str, path: str = _PATH) -> str:
+    """The executable of a foreign shim, or "" for our own.
+
+    Raises InvalidArgument (no name, malformed), NotFound (not installed)."""
+    if not runtime:
+        raise InvalidArgument("runtime: no runtime name")
+    if runtime in OURS:
+        return ""
+    if runtime.startswith("/"):
+        if not Path(runtime).is_file():
+            raise NotFound(f"runtime {runtime!r}: invalid custom binary path: no such file")
+        return runtime
+    name = shim_binary(runtime)
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise NotFound(f"runtime {runtime!r} binary not installed {name!r}: file does not exist")
+    return found

@@ -1,0 +1,215 @@
+"""Keeps tasks and shims together: at boot, after a lost connection, and when a shim is dead.
+
+At boot every bundle becomes a task at once, before its shim has answered, so that the daemon can
+serve; each shim then has a loop and deadlines of its own. A bundle whose creation had not ended
+is removed with all that it had started. A shim is dead when its process is gone: only then is its
+container removed, its exit taken from the record that the shim wrote, and its end published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from protos.containerd.events import events_pb2
+from supervisord.aio.locks import KeyedLock
+from supervisord.aio.owner import TaskOwner
+from supervisord.contracts.errors import DeadlineExceeded, Error, NotFound, Unavailable
+from supervisord.contracts.events import Publisher
+from supervisord.contracts.tasks import Exit
+
+from .bundle import Bundle, BundleStore, ShimRecord
+from .burial import Burial
+from .foreign import ForeignLauncher
+from .launch import connect
+from .shim import CONNECT_SECONDS, Shim
+from .task import Ended, Task, killed
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 5.0
+_HALF_MADE_TRIES = 20
+
+
+class Recovery:
+    """Watches shims for the manager. ``forget`` takes a task off the manager's list."""
+
+    def __init__(
+        self,
+        store: BundleStore,
+        burial: Burial,
+        foreign: ForeignLauncher,
+        publisher: Publisher,
+        locks: KeyedLock,
+        owner: TaskOwner,
+        forget: Callable[[Task], None],
+    ) -> None:
+        self._store = store
+        self._burial = burial
+        self._foreign = foreign
+        self._publisher = publisher
+        self._locks = locks
+        self._owner = owner
+        self._forget = forget
+
+    # Boot ---------------------------------------------------------------------------------
+
+    async def load(self) -> list[Task]:
+        """The tasks of all whole bundles, not yet connected: ``watch`` them. Half-made ones are
+        being removed under the lock of their names when this returns."""
+        found = await asyncio.to_thread(
+            lambda: [(bundle, bundle.read_record()) for bundle in self._store.all()]
+        )
+        tasks: list[Task] = []
+        for bundle, record in found:
+            if record is not None and record.init_pid:
+                tasks.append(Task(bundle, record, self._owner))
+                continue
+            locked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._owner.spawn(
+                self._remove_half_made(bundle, record, locked), f"half-made {bundle.id}"
+            )
+            await locked
+        self._owner.spawn(self._empty_trash(), "empty trash")
+        return tasks
+
+    async def _empty_trash(self) -> None:
+        for error in await asyncio.to_thread(self._store.empty_all):
+            log.warning("trash: %s", error)
+
+    async def _remove_half_made(
+        self, bundle: Bundle, record: ShimRecord | None, locked: asyncio.Future[None]
+    ) -> None:
+        async with self._locks.hold((bundle.namespace, bundle.id)):
+            locked.set_result(None)
+            log.info("removing half-made task %s", bundle.id)
+            if record is not None:
+                await self._end_half_made(bundle, record)
+            await self._burial.empty(self._store.discard(bundle))
+
+    async def _end_half_made(self, bundle: Bundle, record: ShimRecord) -> None:
+        """A shim that is still creating refuses to end until it has created: asks again."""
+        shim: Shim | None = None
+        try:
+            client = await connect(record.address, CONNECT_SECONDS)
+            shim = Shim(client, bundle.namespace, bundle.id, record.version)
+            for _ in range(_HALF_MADE_TRIES):
+                try:
+                    await shim.delete()
+                except (NotFound, DeadlineExceeded) as error:
+                    log.debug("half-made task %s: %s", bundle.id, error)
+                await shim.shutdown()
+                try:
+                    async with asyncio.timeout(0.5):
+                        await shim.closed
+                    break
+                except TimeoutError:
+                    continue
+        except Error as error:
+            log.debug("half-made task %s: %s", bundle.id, error)
+        await self._burial.end_shim(shim if shim and not shim.is_lost else None, record)
+        try:
+            await self._burial.bury(bundle, record)
+        except Error as error:
+            log.error("half-made task %s: %s", bundle.id, error)
+
+    # Connections --------------------------------------------------------------------------
+
+    def watch(self, task: Task) -> None:
+        """Keeps a task connected until it is over."""
+        self._owner.spawn(self._keep(task), f"shim of {task.id}")
+
+    async def _keep(self, task: Task) -> None:
+        while not task.is_over:
+            shim = task.shim
+            if shim is not None:
+                await shim.closed
+                if not task.is_over:
+                    log.info("shim of task %s disconnected", task.id)
+                continue
+            if not await self._reconnect(task):
+                await self._lost(task)
+
+    async def _reconnect(self, task: Task) -> bool:
+        """True when connected, or over; False when the shim is dead."""
+        pause = _FIRST_PAUSE
+        while not task.is_over:
+            alive = task.shim_is_alive()  # asked first: it may die between the two
+            try:
+                await self._attach(task)
+                return True
+            except (Unavailable, DeadlineExceeded) as error:
+                log.debug("shim of task %s: %s", task.id, error)
+                if not alive and isinstance(error, Unavailable):
+                    return False
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        return True
+
+    async def _attach(self, task: Task) -> None:
+        record = task.record
+        client = await connect(record.address, CONNECT_SECONDS)
+        shim = Shim(client, task.bundle.namespace, task.id, record.version)
+        try:
+            if record.binary:
+                self._foreign.read_log(task.bundle)
+            _, init_pid = await shim.connect()
+        except BaseException:
+            shim.close()
+            raise
+        if init_pid:
+            task.attach(shim)
+            return
+        # It had been deleted, and we died before we could say so.
+        await self._drop(task, shim)
+
+    async def _drop(self, task: Task, shim: Shim | None) -> None:
+        async with self._locks.hold(task.key):
+            if task.is_over:
+                return
+            end = task.bundle.read_exit("")
+            init = Exit("", end.pid, end.exit_status, end.exited_at) if end else killed(task.record)
+            self._finish(task, Ended(init))
+        await self._burial.end_shim(shim, task.record)
+
+    # Death --------------------------------------------------------------------------------
+
+    async def _lost(self, task: Task) -> None:
+        """Buries the container of a dead shim, however often it takes, and publishes its end."""
+        pause = _FIRST_PAUSE
+        while True:
+            async with self._locks.hold(task.key):
+                if task.is_over:
+                    return
+                log.warning("shim of task %s is dead, cleaning up after it", task.id)
+                try:
+                    ended = await self._burial.bury(task.bundle, task.record)
+                    self._finish(task, ended)
+                    break
+                except Error as error:
+                    log.error("task %s: %s", task.id, error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        self._publish(task, ended.init)
+        await self._burial.end_shim(None, task.record)
+
+    def _finish(self, task: Task, ended: Ended) -> None:
+        trash = self._store.discard(task.bundle)
+        self._forget(task)
+        task.finish(ended)
+        self._owner.spawn(self._burial.empty(trash), f"empty {task.id}")
+
+    def _publish(self, task: Task, exit: Exit) -> None:
+        namespace = task.bundle.namespace
+        event = events_pb2.TaskExit(
+            container_id=task.id, id=task.id, pid=exit.pid, exit_status=exit.exit_status
+        )
+        event.exited_at.FromNanoseconds(exit.exited_at)
+        self._publisher.publish(namespace, "/tasks/exit", event)
+        deleted = events_pb2.TaskDelete(
+            container_id=task.id, pid=exit.pid, exit_status=exit.exit_status
+        )
+        deleted.exited_at.FromNanoseconds(exit.exited_at)
+        self._publisher.publish(namespace, "/tasks/delete", deleted)
