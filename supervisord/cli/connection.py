@@ -101,6 +101,8 @@ class Connection:
     def __init__(self, address: str, namespace: str, *, timeout: float = 0.0) -> None:
         self.address = address
         self.namespace = namespace
+        # Small JSON blobs by digest, which never change: manifests are looked at more than once.
+        self.blobs: dict[str, dict[str, Any]] = {}
         self._headers = _Headers(namespace, time.monotonic() + timeout if timeout else None)
         self._channel = grpc.insecure_channel(f"unix://{Path(address).absolute()}", _OPTIONS)
         self.channel = grpc.intercept_channel(self._channel, self._headers)

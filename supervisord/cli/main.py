@@ -9,6 +9,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from supervisord import __version__
+
 from .arguments import build
 from .errors import CliError, Exit
 
@@ -21,9 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = build().parse_args(arguments)
         if args.show_version:
-            from importlib.metadata import version
-
-            sys.stdout.write(f"sctl {version('supervisord-containers')}\n")
+            sys.stdout.write(f"sctl {__version__}\n")
             return 0
         args.run(args)
         sys.stdout.flush()

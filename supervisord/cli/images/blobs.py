@@ -35,6 +35,8 @@ Progress = Callable[[int], None]
 
 def exists(daemon: Connection, digest: str) -> bool:
     """Whether the namespace has the blob."""
+    if digest in daemon.blobs:
+        return True
     try:
         daemon.content.Info(wire.InfoRequest(digest=digest))
     except grpc.RpcError as error:
@@ -62,8 +64,11 @@ def read(daemon: Connection, digest: str, limit: int = JSON_LIMIT) -> bytes:
 
 
 def read_json(daemon: Connection, digest: str) -> dict[str, Any]:
-    """A JSON object. Raises CliError when the blob is something else."""
-    return parse_json(read(daemon, digest), f"blob {digest}")
+    """A JSON object, not to be changed. Raises CliError when the blob is something else."""
+    value = daemon.blobs.get(digest)
+    if value is None:
+        value = daemon.blobs[digest] = parse_json(read(daemon, digest), f"blob {digest}")
+    return value
 
 
 def parse_json(data: bytes, where: str) -> dict[str, Any]:

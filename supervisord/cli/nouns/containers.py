@@ -28,6 +28,7 @@ def register(noun: Noun) -> None:
     verb.usage = "sctl containers create [FLAGS] IMAGE ID [COMMAND] [ARG...]"
     run.add_arguments(verb)
     flags.add_flags(verb)
+    verb.set_defaults(cpu_shares=0)
 
     verb = noun.verb("info", info, "show everything about a container as JSON", ["inspect"])
     verb.add_argument("id", metavar="ID")

@@ -66,7 +66,10 @@ def label(args: argparse.Namespace) -> None:
         update_mask=FieldMask(paths=[f"labels.{key}" for key in changes]),
     )
     with connect(args) as daemon:
-        show(labels_line(daemon.namespaces.Update(request).namespace.labels))
+        daemon.namespaces.Update(request)
+        # Not every containerd answers the update with the labels that result.
+        found = daemon.namespaces.Get(wire.GetNamespaceRequest(name=args.name))
+        show(labels_line(found.namespace.labels))
 
 
 def remove(args: argparse.Namespace) -> None:

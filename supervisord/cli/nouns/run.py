@@ -7,13 +7,12 @@ from contextlib import ExitStack
 
 from ..arguments import Noun, snapshotter_flag
 from ..spec import flags
+from ..stdio.flags import add_flags
 from ..values import require
 
 
 def register(noun: Noun) -> None:
     """Declares the command."""
-    from ..execution import add_flags
-
     parser = noun.command(
         run,
         "Creates a container from an image, runs it, and exits with its exit code.\n\n"

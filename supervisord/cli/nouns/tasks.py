@@ -13,6 +13,7 @@ from ..arguments import Noun, format_flag, quiet_flag
 from ..connection import Connection, connect
 from ..errors import CliError, Exit, is_code, rpc_text
 from ..output import listing, moment, show, show_json, warn
+from ..stdio.flags import add_flags, log_uri
 from ..values import require, signal_number
 
 STOP_SIGNAL_LABEL = "io.containerd.image.config.stop-signal"
@@ -20,8 +21,6 @@ STOP_SIGNAL_LABEL = "io.containerd.image.config.stop-signal"
 
 def register(noun: Noun) -> None:
     """Declares the verbs."""
-    from ..execution import add_flags
-
     verb = noun.verb("start", start, "start a container that was created")
     verb.add_argument("id", metavar="ID")
     add_flags(verb)
@@ -72,7 +71,9 @@ def _register_exec(noun: Noun) -> None:
     verb.add_argument("--cwd", metavar="DIR")
     verb.add_argument("--env", "-e", action="append", default=[], metavar="KEY=VALUE")
     verb.add_argument("--user", metavar="USER", help="name, uid, name:group or uid:gid")
-    verb.add_argument("--log-uri", default="", metavar="URI", help="let the shim write the output")
+    verb.add_argument(
+        "--log-uri", default="", type=log_uri, metavar="URI", help="let the shim write the output"
+    )
     verb.add_argument("--fifo-dir", metavar="DIR")
 
     verb = noun.verb("attach", attach, "connect to the streams of a running container")
@@ -106,7 +107,7 @@ def attach(args: argparse.Namespace) -> None:
     from protos.containerd.services.tasks.v1.tasks_pb2 import DeleteTaskRequest, GetRequest
 
     from ..stdio.fifos import Streams, remove_streams
-    from ..stdio.session import Session
+    from ..stdio.session import SIGPIPE_CODE, Session
 
     with connect(args) as daemon:
         process = daemon.tasks.Get(GetRequest(container_id=args.id)).process
@@ -118,10 +119,11 @@ def attach(args: argparse.Namespace) -> None:
             )
             require(Path(path).exists(), f"the streams of {args.id} are gone: no {path}")
         require(streams.stdout, f"the output of {args.id} is discarded (--null-io)")
-        with Session(daemon, args.id, "", streams) as session:
+        with Session(daemon, args.id, "", streams, own=False) as session:
             code = session.run(lambda: None)
-        daemon.tasks.Delete(DeleteTaskRequest(container_id=args.id))
-        remove_streams(streams)
+        if code != SIGPIPE_CODE:
+            daemon.tasks.Delete(DeleteTaskRequest(container_id=args.id))
+            remove_streams(streams)
     if code:
         raise Exit(code)
 

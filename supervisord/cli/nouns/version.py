@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from supervisord import __version__
+
 from ..arguments import Noun, format_flag
 from ..connection import connect
 from ..output import show, show_json
@@ -17,11 +19,10 @@ def register(noun: Noun) -> None:
 def show_versions(args: argparse.Namespace) -> None:
     """Prints the client's and the server's versions."""
     import platform
-    from importlib.metadata import version
 
     from google.protobuf.empty_pb2 import Empty
 
-    client = {"version": version("supervisord-containers"), "python": platform.python_version()}
+    client = {"version": __version__, "python": platform.python_version()}
     with connect(args) as daemon:
         answer = daemon.version.Version(Empty())
         uuid = daemon.introspection.Server(Empty()).uuid

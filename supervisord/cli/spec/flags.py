@@ -145,8 +145,8 @@ def environment(args: argparse.Namespace) -> list[str]:
 
 def _privileged(spec: Spec) -> None:
     process, linux = spec["process"], spec["linux"]
-    known = ALL_CAPABILITIES[: _last_capability() + 1]
-    process["capabilities"] = {name: list(known) for name in CAPABILITY_SETS}
+    held = _own_capabilities()
+    process["capabilities"] = {name: list(held) for name in CAPABILITY_SETS}
     linux.pop("maskedPaths", None)
     linux.pop("readonlyPaths", None)
     for mount in spec["mounts"]:
@@ -156,12 +156,13 @@ def _privileged(spec: Spec) -> None:
     linux.setdefault("devices", []).extend(devices.find("/dev"))
 
 
-def _last_capability() -> int:
-    """The number of the newest capability that this kernel knows."""
-    try:
-        return int(Path("/proc/sys/kernel/cap_last_cap").read_text())
-    except (OSError, ValueError):
-        return len(ALL_CAPABILITIES) - 1
+def _own_capabilities() -> list[str]:
+    """The capabilities that sctl itself has: more cannot be given to anybody here."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            mask = int(line.split()[1], 16)
+            return [name for bit, name in enumerate(ALL_CAPABILITIES) if mask >> bit & 1]
+    raise CliError("/proc/self/status does not tell sctl's own capabilities")
 
 
 def _host_network(spec: Spec) -> None:

@@ -1,7 +1,7 @@
 """Copying between the FIFOs of a process and our own streams, one thread per direction.
 
 Output is moved with splice(2) where the kernel allows it, else by read and write. A reader of our
-output that went away makes the copier discard the rest, so that the process is never stuck on us.
+output that went away makes the copier say so and discard the rest, so that nothing is stuck on us.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ _SETPIPE_SZ = 1031
 class Output:
     """Copies a FIFO to one of our descriptors until every writer has closed it."""
 
-    def __init__(self, path: str, target: int) -> None:
+    def __init__(self, path: str, target: int, gone: Callable[[], None]) -> None:
         self._target = target
+        self._gone = gone
         self._source = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         self._stop, self._waker = os.pipe()
         self._moved = time.monotonic()
@@ -114,6 +115,7 @@ class Output:
             self._writing = False
 
     def _discard(self) -> None:
+        self._gone()
         self._target = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 

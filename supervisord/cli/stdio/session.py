@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # How long a stream may stay silent after the exit of a process whose children still hold it.
 QUIET = 2.0
+# What a shell reports of a program that died of SIGPIPE.
+SIGPIPE_CODE = 128 + signal.SIGPIPE
 # How long to wait for a daemon that went away.
 _PATIENCE = 60.0
 _NOT_FORWARDED = {
@@ -57,11 +59,16 @@ _Event = tuple[str, Any]
 class Session:
     """A process whose streams are ours. Use it as a context manager around its whole life."""
 
-    def __init__(self, daemon: Connection, id: str, exec_id: str, streams: Streams) -> None:
+    def __init__(
+        self, daemon: Connection, id: str, exec_id: str, streams: Streams, *, own: bool = True
+    ) -> None:
+        """``own`` tells a process that we start from one that we only attach to."""
         self._daemon = daemon
         self._id = id
         self._exec_id = exec_id
         self._streams = streams
+        self._own = own
+        self._gone = False
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._outputs: list[Output] = []
         self._stack = ExitStack()
@@ -70,7 +77,7 @@ class Session:
         with ExitStack() as stack:
             for path, target in ((self._streams.stdout, 1), (self._streams.stderr, 2)):
                 if path:
-                    output = Output(path, target)
+                    output = Output(path, target, lambda: self._events.put(("gone", None)))
                     stack.callback(output.close)
                     self._outputs.append(output)
             stack.enter_context(self._signals())
@@ -96,6 +103,8 @@ class Session:
         if self._streams.terminal:
             self._resize()
         code = self._loop()
+        if self._gone:
+            return SIGPIPE_CODE
         for output in self._outputs:
             output.touch()
         for output in self._outputs:
@@ -106,6 +115,14 @@ class Session:
         lost = 0.0
         while True:
             kind, value = self._events.get()
+            if kind == "gone":
+                # The reader of our output has gone, as in ``sctl run .. | head``: a program would
+                # die of SIGPIPE now. One that we merely attached to goes on without us.
+                self._gone = True
+                if not self._own:
+                    return SIGPIPE_CODE
+                self._kill(signal.SIGKILL)
+                continue
             if kind == "signal":
                 if value == signal.SIGWINCH:
                     self._resize()
