@@ -138,8 +138,8 @@ class Daemon:
             histogram=self.config["metrics"]["grpc_histogram"],
             tasks=tasks,
             namespaces=self.graph.instances(SERVICE).get("namespaces-service"),
-            events=lambda: getattr(exchange, "published", {}),
-            shims=lambda: getattr(tasks, "shims", 0),
+            events=lambda: getattr(exchange, "topics", {}),
+            shims=lambda: 0 if tasks is None else len(tasks),
         )
         self._undo.push_async_callback(server.close)
 

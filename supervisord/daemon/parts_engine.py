@@ -7,10 +7,17 @@ containerd's; ``service.v1`` plugins are the engines under the names that its se
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from supervisord.contracts.errors import NotFound, Unavailable
 from supervisord.contracts.plugins import PluginContext, Registration, SkipPlugin
+
+if TYPE_CHECKING:
+    from supervisord.runtime.zygote import Zygote
+
+log = logging.getLogger(__name__)
 
 CONTENT = "io.containerd.content.v1"
 SNAPSHOTTER = "io.containerd.snapshotter.v1"
@@ -126,12 +133,77 @@ async def _leases(context: PluginContext) -> Any:
 
 
 async def _zygote(context: PluginContext) -> Any:
+    from supervisord.aio.owner import TaskOwner
     from supervisord.runtime.zygote import Zygote
 
     zygote = Zygote()
     context.on_close(zygote.close)
-    await zygote.start("shim")
+    starting = TaskOwner("zygote start")
+    starting.spawn(_warm(zygote), "shim")  # the first task need not wait for it, nor boot
+    context.on_close(starting.close)
     return zygote
+
+
+async def _warm(zygote: Zygote) -> None:
+    try:
+        await zygote.start("shim")
+    except Unavailable as error:  # the first request starts another one
+        log.warning("zygote not started", extra={"error": error})
+
+
+async def _runtime(context: PluginContext) -> Any:
+    from supervisord.aio.owner import TaskOwner
+    from supervisord.runtime.launch import Settings
+    from supervisord.runtime.manager import TaskManager
+    from supervisord.runtime.oci import OciRuntimes
+
+    metadata = context.get(METADATA)
+    settings = Settings(
+        state=context.state,
+        address=context.address,
+        ttrpc_address=context.ttrpc_address,
+        runtime_root=str(context.config["runtime_root"] or f"{context.state}/oci"),
+        log_level=context.config["shim_log_level"],
+    )
+    owner = TaskOwner("oci runtimes")
+    context.on_close(owner.close)
+    Path(context.root).mkdir(mode=0o700, parents=True, exist_ok=True)
+    runtimes = OciRuntimes(context.root, owner, context.config["oci_runtime"])
+    manager = TaskManager(
+        settings,
+        metadata.containers,
+        context.get(EVENT),
+        context.get(INTERNAL, "zygote"),
+        runtimes,
+        metadata.content,
+    )
+    context.on_close(manager.close)
+    await manager.open()
+    return manager
+
+
+async def _walking(context: PluginContext) -> Any:
+    from supervisord.diff import Differ
+
+    return Differ(
+        context.get(METADATA).content,
+        context.get(INTERNAL, "zygote"),
+        context.state,
+        limit=context.config["layer_limit"],
+    )
+
+
+async def _diff_service(context: PluginContext) -> Any:
+    differs = context.all(DIFFER)
+    wanted = context.config["default"]
+    missing = [name for name in wanted if name not in differs]
+    if missing:
+        raise NotFound(f"differ {missing[0]} (of io.containerd.differ.v1) did not start")
+    return [differs[name] for name in wanted], context.config["sync_fs"]
+
+
+async def _tasks_service(context: PluginContext) -> Any:
+    return context.get(RUNTIME, "task")
 
 
 async def _containers_service(context: PluginContext) -> Any:
@@ -229,6 +301,27 @@ REGISTRATIONS = (
     ),
     Registration(LEASE, "manager", _leases, (METADATA, GC)),
     Registration(INTERNAL, "zygote", _zygote),
+    Registration(
+        RUNTIME,
+        "task",
+        _runtime,
+        (METADATA, GC, EVENT, INTERNAL),
+        config={"oci_runtime": "", "runtime_root": "", "shim_log_level": "info"},
+        config_help={
+            "oci_runtime": "Name or path of the OCI runtime for containers that ask for none; "
+            "empty for crun where it works on this machine, else runc.",
+            "runtime_root": "Folder of the OCI runtimes' own state; empty for one below state.",
+            "shim_log_level": "What shims write into their logs.",
+        },
+    ),
+    Registration(
+        DIFFER,
+        "walking",
+        _walking,
+        (METADATA, INTERNAL),
+        config={"layer_limit": 1 << 40},
+        config_help={"layer_limit": "Most bytes of an uncompressed layer; 0 for any."},
+    ),
     Registration(TTRPC, "events", _ttrpc_events, (EVENT,)),
     Registration(SERVICE, "introspection-service", _introspection_service),
     Registration(SERVICE, "containers-service", _containers_service, (METADATA, GC)),
@@ -236,4 +329,16 @@ REGISTRATIONS = (
     Registration(SERVICE, "images-service", _images_service, (METADATA, GC)),
     Registration(SERVICE, "namespaces-service", _namespaces_service, (METADATA, GC)),
     Registration(SERVICE, "snapshots-service", _snapshots_service, (METADATA, GC)),
+    Registration(
+        SERVICE,
+        "diff-service",
+        _diff_service,
+        (DIFFER,),
+        config={"default": ["walking"], "sync_fs": False},
+        config_help={
+            "default": "Differs in the order in which they are asked.",
+            "sync_fs": "Whether an applied layer is flushed to the disk before the call ends.",
+        },
+    ),
+    Registration(SERVICE, "tasks-service", _tasks_service, (RUNTIME,)),
 )
