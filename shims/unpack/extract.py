@@ -30,7 +30,8 @@ _NOT_FROM_LAYERS = (b"trusted.", b"user.overlay.")
 
 
 class Extractor:
-    """``brought`` is shared with ``whiteouts``: the paths that this layer has brought so far."""
+    """``brought`` is shared with ``whiteouts``: the paths that this layer has brought so far, with
+    the folders that they are in."""
 
     def __init__(
         self, reader: TarReader, folders: Folders, whiteouts: Whiteouts, brought: set[bytes]
@@ -39,6 +40,7 @@ class Extractor:
         self._folders = folders
         self._whiteouts = whiteouts
         self._brought = brought
+        brought.add(b"/")
         self._times: dict[bytes, Times] = {}
 
     def run(self) -> int:
@@ -80,6 +82,9 @@ class Extractor:
             case _:
                 raise InvalidArgument(f"layer: {entry.name!r} has the unknown type {entry.type!r}")
         self._brought.add(path)
+        while folder not in self._brought:
+            self._brought.add(folder)
+            folder = folder.rpartition(b"/")[0] or b"/"
 
     def _whiteout(self, folder: bytes, base: bytes, entry: Entry) -> None:
         if base == whiteout.OPAQUE:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import tarfile
+from typing import Any
 
 
 def member(
-    name: str, data: bytes = b"", type: bytes = tarfile.REGTYPE, **attributes: object
+    name: str, data: bytes = b"", type: bytes = tarfile.REGTYPE, **attributes: Any
 ) -> tuple[tarfile.TarInfo, bytes]:
     """One entry; ``attributes`` are those of TarInfo, ``pax_headers`` among them."""
     info = tarfile.TarInfo(name)
@@ -19,15 +20,15 @@ def member(
     return info, data
 
 
-def folder(name: str, **attributes: object) -> tuple[tarfile.TarInfo, bytes]:
+def folder(name: str, **attributes: Any) -> tuple[tarfile.TarInfo, bytes]:
     return member(name, type=tarfile.DIRTYPE, **attributes)
 
 
-def symlink(name: str, target: str, **attributes: object) -> tuple[tarfile.TarInfo, bytes]:
+def symlink(name: str, target: str, **attributes: Any) -> tuple[tarfile.TarInfo, bytes]:
     return member(name, type=tarfile.SYMTYPE, linkname=target, **attributes)
 
 
-def hardlink(name: str, target: str, **attributes: object) -> tuple[tarfile.TarInfo, bytes]:
+def hardlink(name: str, target: str, **attributes: Any) -> tuple[tarfile.TarInfo, bytes]:
     return member(name, type=tarfile.LNKTYPE, linkname=target, **attributes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import tempfile
+from typing import Any
 
 import pytest
 import zstandard
@@ -22,7 +23,7 @@ def inflate(data: bytes, compression: str = "auto") -> bytes:
         return b"".join(chunks(Source(file.fileno()), compression))
 
 
-def zstd(data: bytes, **options: bool) -> bytes:
+def zstd(data: bytes, **options: Any) -> bytes:
     return zstandard.ZstdCompressor(**options).compress(data)
 
 
