@@ -91,3 +91,10 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
+
+
+def test_the_development_container_has_every_package() -> None:
+    pairs = re.findall(r"(?<=\s)[\w./-]+:([a-z][a-z0-9.-]+)(?=\s)", SCRIPT)
+    assert len(pairs) > 10
+    installed = set((ROOT / "Dockerfile.dev").read_text().split())
+    assert set(pairs) - installed == set()
