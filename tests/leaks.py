@@ -127,15 +127,15 @@ def _threads() -> Found:
     return {str(thread.ident): repr(thread) for thread in threading.enumerate()}
 
 
-def _stat(pid: str) -> tuple[str, str, str] | None:
-    """Name, parent and start time of a process."""
+def _stat(pid: str) -> tuple[str, str] | None:
+    """Name with state, and parent, of a process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     name, rest = text.split("(", 1)[1].rsplit(")", 1)
     fields = rest.split()
-    return f"{name} ({fields[0]})", fields[1], fields[19]
+    return f"{name} ({fields[0]})", fields[1]
 
 
 def _is_ours(room: Room, pid: str, parent: str) -> bool:
@@ -154,19 +154,17 @@ def _is_ours(room: Room, pid: str, parent: str) -> bool:
 
 
 def _processes(room: Room, before: Found | None) -> Found:
-    """All processes by pid and start time; without ``before`` none is looked into."""
+    """All processes by pid, which a test is too short to see used again; without ``before``
+    none is looked into."""
+    pids = filter(str.isdigit, os.listdir("/proc"))
+    if before is None:
+        return dict.fromkeys(pids, "")
     found: Found = {}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        if before is None:
+    for pid in pids:
+        if pid not in before and pid != str(os.getpid()):
             stat = _stat(pid)
-            if stat is not None:
-                found[f"{pid} {stat[2]}"] = ""
-            continue
-        stat = _stat(pid)
-        if stat is None or f"{pid} {stat[2]}" in before or pid == str(os.getpid()):
-            continue
-        if _is_ours(room, pid, stat[1]):
-            found[f"{pid} {stat[2]}"] = f"{pid} {stat[0]}: {_command(pid)}"
+            if stat is not None and _is_ours(room, pid, stat[1]):
+                found[pid] = f"{pid} {stat[0]}: {_command(pid)}"
     return found
 
 
