@@ -8,6 +8,7 @@ might be left. Each step is a ``sctl`` command as a person would type it. Needs 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from .demo_image import DEFAULT_NAME, build
@@ -27,6 +28,7 @@ from .errors import CliError
 _START_TIMEOUT = 20.0
 _STOP_TIMEOUT = 20.0
 _STEP_TIMEOUT = 60.0
+_EVENT_FIELDS = ("name", "digest", "key", "container_id", "id", "pid", "exit_status")
 _METRICS = (
     "container_cpu",
     "container_memory",
@@ -67,6 +69,11 @@ class Style:
         sys.stdout.write(text + "\n")
 
 
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
 def _quoted(word: str) -> str:
     return word if word and not set(word) & set(" '\"$;|&<>*\n") else f"'{word}'"
 
@@ -88,6 +95,7 @@ class Demo:
             **os.environ,
             "CONTAINERD_ADDRESS": self.address,
             "CONTAINERD_NAMESPACE": self.namespace,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
         }
 
     def sctl(self, *words: str, quiet: bool = False, expect: int = 0) -> str:
@@ -97,6 +105,7 @@ class Demo:
             self.style.command(["sctl", *words])
         done = subprocess.run(
             [sys.executable, "-m", "supervisord.cli.main", *words],
+            cwd=self.base,
             env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -114,20 +123,21 @@ class Demo:
             )
         return done.stdout
 
-    def start(self) -> None:
+    def start(self, *, again: bool = False) -> None:
         """Starts the daemon and waits until it serves."""
         config = self.base / "config.toml"
         config.write_text(f'version = 3\n[metrics]\naddress = "127.0.0.1:{self.port}"\n')
         words = ["--config", str(config), "--root", str(self.root), "--state", str(self.state),
                  "--address", self.address]  # fmt: skip
-        self.style.command(["supervisord", *words])
+        self.style.command(["supervisord", *(["..."] if again else words)])
         begin = time.monotonic()
-        with self.log.open("wb") as log:
+        with self.log.open("ab") as log:
             self.daemon = subprocess.Popen(
                 [sys.executable, "-m", "supervisord.daemon.main", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=self._environment,
                 start_new_session=True,
             )
         while not _listens(self.address):
@@ -153,6 +163,14 @@ class Demo:
             raise CliError(f"the daemon ended with {code}:\n{self.log_tail()}")
         self.style.good("the daemon stopped cleanly")
 
+    def kill(self) -> None:
+        """Ends the daemon without a chance to do anything about it."""
+        if self.daemon is not None:
+            self.style.command(["kill", "-9", str(self.daemon.pid)])
+            self.daemon.kill()
+            self.daemon.wait(_STOP_TIMEOUT)
+            self.daemon = None
+
     def log_tail(self, size: int = 2000) -> str:
         """The end of the daemon's log."""
         return self.log.read_text(errors="replace")[-size:] if self.log.exists() else ""
@@ -161,8 +179,8 @@ class Demo:
         """Makes, imports and lists the image."""
         self.style.title("An image, made from this machine's busybox")
         archive = build(self.base / "busybox.tar")
-        self.style.good(f"{archive} ({archive.stat().st_size >> 10} KiB)")
-        self.sctl("images", "import", str(archive))
+        self.style.good(f"{archive.name} ({archive.stat().st_size >> 10} KiB)")
+        self.sctl("images", "import", archive.name)
         self.sctl("images", "ls")
 
     def show_run(self) -> None:
@@ -194,7 +212,7 @@ class Demo:
         self.style.title("Metrics")
         url = f"http://127.0.0.1:{self.port}/metrics"
         self.style.command(["curl", url])
-        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own loopback
+        with urllib.request.urlopen(url, timeout=10) as answer:
             lines = answer.read().decode().splitlines()
         wanted = [line for line in lines if line.startswith(_METRICS)]
         for prefix in _METRICS:
@@ -207,10 +225,8 @@ class Demo:
         """The daemon is killed; its container is not."""
         self.style.title("kill -9 of the daemon: the container does not notice")
         before = self._pid("ticker")
-        assert self.daemon is not None
-        self.daemon.kill()
-        self.daemon.wait(_STOP_TIMEOUT)
-        self.start()
+        self.kill()
+        self.start(again=True)
         self.sctl("tasks", "ls")
         if self._pid("ticker") != before:
             raise CliError("the task has another pid than before the restart")
@@ -228,7 +244,7 @@ class Demo:
         path = self.base / "events.txt"
         out = stack.enter_context(path.open("wb"))
         watcher = subprocess.Popen(
-            [sys.executable, "-m", "supervisord.cli.main", "events"],
+            [sys.executable, "-m", "supervisord.cli.main", "events", "--format", "json"],
             env=self._environment,
             stdout=out,
             stderr=subprocess.DEVNULL,
@@ -271,13 +287,14 @@ class Demo:
         """The events that the steps so far have caused."""
         self.style.title("What the daemon told about it")
         self.style.command(["sctl", "events"])
-        lines = path.read_text().splitlines()
-        for line in lines:
-            when, _, rest = line.partition(" ")
-            text = f"{when[11:23]} {rest}"
-            self.style.line(text if len(text) <= 110 else text[:107] + "...")
+        events = [json.loads(line) for line in path.read_text().splitlines()]
+        for event in events:
+            fields = event["event"]
+            told = [f"{key}={_short(fields[key])}" for key in _EVENT_FIELDS if key in fields]
+            self.style.line(f"{event['timestamp'][11:23]} {event['topic']:<18} {' '.join(told)}")
+        seen = {event["topic"] for event in events}
         for topic in ("/images/create", "/tasks/start", "/tasks/exit", "/tasks/delete"):
-            if not any(f" {topic} " in line for line in lines):
+            if topic not in seen:
                 raise CliError(f"there was no event {topic}")
 
     def left(self) -> list[str]:
@@ -297,15 +314,22 @@ class Demo:
                     found.append(f"process {process.name}: {text}")
             except OSError:
                 continue
-        for controller in ["", *os.listdir("/sys/fs/cgroup")]:
-            group = Path("/sys/fs/cgroup") / controller / self.namespace
-            if group.is_dir():
-                try:
-                    # The namespace's own folder stays behind with every containerd; it is empty.
-                    group.rmdir()
-                except OSError:
-                    found.append(f"cgroup {group}")
+        for group in self.groups():
+            try:
+                # The namespace's own folder stays behind with every containerd; it is empty.
+                group.rmdir()
+            except OSError:
+                found.append(f"cgroup {group}")
         return found
+
+    def groups(self) -> list[Path]:
+        """The namespace's folder in each cgroup hierarchy."""
+        top = Path("/sys/fs/cgroup")
+        return [
+            folder / self.namespace
+            for folder in (top, *top.iterdir())
+            if (folder / self.namespace).is_dir()
+        ]
 
 
 def _free_port() -> int:
@@ -334,7 +358,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         style.bad("the demo runs containers, so it needs root")
         return 1
     begin = time.monotonic()
-    base = Path(tempfile.mkdtemp(prefix="supervisord-demo-"))
+    base = Path(tempfile.mkdtemp(prefix="sd-demo-"))
     demo = Demo(base, style)
     failed = True
     try:
@@ -381,17 +405,21 @@ def _end(demo: Demo, *, failed: bool, keep: bool) -> bool:
 def _sweep(demo: Demo) -> None:
     """After a failure: ends our own leftover processes and mounts, so that a machine is not left
     with them. What it ends is known by the demo's own folder or namespace, never by a name."""
+    members = [file for group in demo.groups() for file in group.rglob("cgroup.procs")]
+    pids = {int(word) for file in members for word in file.read_text().split()}
     for line in demo.left():
         kind, _, rest = line.partition(" ")
         if kind == "process":
-            pid = int(rest.partition(":")[0])
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+            pids.add(int(rest.partition(":")[0]))
         elif kind == "mount":
             subprocess.run(["umount", "-l", rest], check=False, timeout=10)
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     time.sleep(0.5)
+    for file in sorted(members, reverse=True):
+        with suppress(OSError):
+            file.parent.rmdir()
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def run_exec(daemon: Connection, args: argparse.Namespace) -> int:
     container = get_container(daemon, args.id)
     process = _process(daemon, container, args)
     with ExitStack() as undo:
-        streams = Streams(stdout=args.log_uri, stderr=args.log_uri)
+        streams = Streams(stdout=args.log_uri or "", stderr=args.log_uri or "")
         readers = undo.enter_context(ExitStack())
         session: Session | None = None
         if not args.log_uri:

@@ -72,7 +72,7 @@ def _register_exec(noun: Noun) -> None:
     verb.add_argument("--env", "-e", action="append", default=[], metavar="KEY=VALUE")
     verb.add_argument("--user", metavar="USER", help="name, uid, name:group or uid:gid")
     verb.add_argument(
-        "--log-uri", default="", type=log_uri, metavar="URI", help="let the shim write the output"
+        "--log-uri", type=log_uri, metavar="URI", help="let the shim write the output"
     )
     verb.add_argument("--fifo-dir", metavar="DIR")
 
