@@ -18,7 +18,7 @@ import supervisord
 ROOT = Path(supervisord.__file__).parent.parent
 ROOMS = ("supervisord", "shims", "snapshotters")
 HEAVY = {"aiofiles", "aiohttp", "grpc", "msgspec", "prometheus_client", "pyroute2", "rich"}
-VAGUE = re.compile(r"(utils?|helpers?|common|misc|manager)\.py")
+VAGUE = re.compile(r"(utils?|helpers?|common|misc)\.py")
 
 
 def sources() -> list[Path]:
