@@ -60,11 +60,11 @@ def open_target(mounts: Sequence[Mount], mountpoint: str) -> Target:
         upper, lowers = overlay_layers(only.options)
         if upper:
             marks = "user" if "userxattr" in only.options else "trusted"
-            return Target(_open(upper), marks, [_open(each) for each in lowers])
+            return Target(open_folder(upper), marks, [open_folder(each) for each in lowers])
     if only is not None and only.type == "bind" and not only.target and _writable_bind(only):
-        return Target(_open(only.source))
+        return Target(open_folder(only.source))
     mount_private(mounts, mountpoint)
-    return Target(_open(mountpoint))
+    return Target(open_folder(mountpoint))
 
 
 def overlay_layers(options: Sequence[str]) -> tuple[str, list[str]]:
@@ -98,7 +98,7 @@ def mount_private(mounts: Sequence[Mount], mountpoint: str) -> None:
     """Mounts all on ``mountpoint`` in a namespace of our own. ``volatile`` overlays are mounted
     without it, because their directories refuse a second mount afterwards."""
     unshare_mounts()
-    mount_all([_kept(mount) for mount in mounts], mountpoint)
+    mount_all([kept(mount) for mount in mounts], mountpoint)
 
 
 def in_user_namespace() -> bool:
@@ -110,7 +110,8 @@ def in_user_namespace() -> bool:
     return mapping != ["0", "0", str(2**32 - 1)]
 
 
-def _kept(mount: Mount) -> Mount:
+def kept(mount: Mount) -> Mount:
+    """The mount without what must not be used for a short while (``volatile``)."""
     options = tuple(option for option in mount.options if option not in _VOLATILE)
     return Mount(mount.type, mount.source, options, mount.target)
 
@@ -119,7 +120,8 @@ def _writable_bind(mount: Mount) -> bool:
     return all(option in ("rbind", "bind", "rw") for option in mount.options)
 
 
-def _open(path: str) -> int:
+def open_folder(path: str) -> int:
+    """Raises InvalidArgument."""
     try:
         return os.open(path, _FOLDER)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,7 +1,7 @@
 """The unpack worker: applies one layer to one set of mounts, says how it went, and ends.
 
-It runs in a fork of the zygote. Descriptors: the blob (a file, or the read end of a pipe) and the
-write end of the result pipe. Arguments::
+It runs in a fork of the zygote. Descriptors: the blob (a file, or the read end of a pipe; for a
+diff the write end of one) and the write end of the result pipe. Arguments::
 
     operation     "apply" (the default) or "diff" (see diffing)
     compression   "none", or "auto": decided by the first bytes
@@ -33,6 +33,7 @@ from supervisord.contracts.errors import (
 )
 from supervisord.linux.openat import syncfs
 
+from .diffing import diff
 from .extract import Extractor
 from .inflate import Source, chunks
 from .paths import Folders
@@ -67,6 +68,8 @@ def _run(
     operation = arguments.get("operation", "apply")
     if operation == "apply":
         return apply(arguments, inputs[0], results)
+    if operation == "diff":
+        return diff(arguments, inputs[0])
     raise InvalidArgument(f"operation: {operation!r} is unknown")
 
 

@@ -7,12 +7,17 @@ hostile layer meets a chroot. Here are media types, content, labels and descript
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
-from supervisord.contracts.content import ContentStore
+from supervisord.contracts import content
+from supervisord.contracts.content import ContentStore, Writer
 from supervisord.contracts.diff import ApplyOptions, DiffOptions
-from supervisord.contracts.errors import InvalidArgument
+from supervisord.contracts.errors import AlreadyExists, InvalidArgument, NotFound
 from supervisord.contracts.images import Descriptor
 from supervisord.contracts.scope import Scope
 from supervisord.contracts.snapshots import Mount
@@ -21,6 +26,7 @@ from supervisord.contracts.workers import WorkerSpawner
 from . import media, work
 
 DEFAULT_LIMIT = 1 << 40
+UNCOMPRESSED = "containerd.io/uncompressed"
 
 
 class Differ:
@@ -65,6 +71,69 @@ class Differ:
         finally:
             reader.close()
         return Descriptor(media.OCI, outcome.digest, outcome.size)
+
+    async def diff(
+        self,
+        scope: Scope,
+        lower: Sequence[Mount],
+        upper: Sequence[Mount],
+        options: DiffOptions,
+    ) -> Descriptor:
+        """See contracts.diff."""
+        media_type, compression = media.writing(options.media_type)
+        if not upper:
+            raise InvalidArgument("right: mounts must not be empty")
+        arguments = {
+            "operation": "diff",
+            "compression": compression,
+            "lower": work.describe(lower),
+            "upper": work.describe(upper),
+            "mountpoints": [await self._mountpoint("lower"), await self._mountpoint("upper")],
+            "epoch": options.source_date_epoch,
+        }
+        async with AsyncExitStack() as undo:
+            ref = options.ref or f"diff-{time.time_ns()}-{secrets.token_hex(4)}"
+            writer = await self._content.writer(scope, ref)
+            if not options.ref:
+                undo.push_async_callback(self._abort, scope, ref)
+            undo.push_async_callback(writer.close)
+            if writer.status.offset:
+                await writer.truncate(0)
+            outcome = await self._compute(arguments, writer)
+            labels = dict(options.labels)
+            if compression != "none":
+                labels[UNCOMPRESSED] = outcome.digest
+            info = await self._committed(scope, writer, labels)
+        return Descriptor(media_type, info.digest, info.size)
+
+    async def _compute(self, arguments: Mapping[str, object], writer: Writer) -> work.Outcome:
+        async with (
+            work.flow() as (layer, output),
+            work.started(self._workers, arguments, [output.fd]) as results,
+        ):
+            output.close()
+            while piece := await layer.read():
+                await writer.write(piece)
+            return await results.outcome()
+
+    async def _committed(
+        self, scope: Scope, writer: Writer, labels: Mapping[str, str]
+    ) -> content.Info:
+        digest = writer.digest()
+        try:
+            return await writer.commit(0, digest, labels)
+        except AlreadyExists:
+            info = await self._content.info(scope, digest)
+        missing = UNCOMPRESSED in labels and UNCOMPRESSED not in info.labels
+        if not missing:
+            return info
+        wanted = content.Info(digest, labels={UNCOMPRESSED: labels[UNCOMPRESSED]})
+        return await self._content.update(scope, wanted, [f"labels.{UNCOMPRESSED}"])
+
+    async def _abort(self, scope: Scope, ref: str) -> None:
+        """Drops the ingest, if it was not committed."""
+        with contextlib.suppress(NotFound):
+            await self._content.abort(scope, ref)
 
     async def _mountpoint(self, name: str) -> str:
         path = self._state / name
