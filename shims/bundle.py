@@ -9,10 +9,10 @@ a dead shim: ``binary``, ``root``, ``systemd_cgroup``) and ``exits/``.
 # ruff: noqa: PTH102, PTH103, PTH108
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii as _quoted
 
 from supervisord.contracts.errors import Unknown
 from supervisord.linux import mount
@@ -47,15 +47,14 @@ class Bundle:
     def prepare(self, binary: str, root: str, systemd_cgroup: bool) -> None:
         """Makes the shim's own folders and notes how to call the runtime. Raises Unknown."""
         try:
-            os.makedirs(root, 0o711, exist_ok=True)
-            for folder, mode in ((exits.FOLDER, 0o700), (ROOTFS, 0o711)):
-                try:
-                    os.mkdir(f"{self.path}/{folder}", mode)
-                except FileExistsError:
-                    continue
+            if not os.access(root, os.F_OK):
+                os.makedirs(root, 0o711, exist_ok=True)
+            _folder(f"{self.path}/{exits.FOLDER}", 0o700)
+            _folder(self.rootfs, 0o711)
             self.write(
                 RUNTIME,
-                json.dumps({"binary": binary, "root": root, "systemd_cgroup": systemd_cgroup}),
+                f'{{"binary": {_quoted(binary)}, "root": {_quoted(root)}, '
+                f'"systemd_cgroup": {"true" if systemd_cgroup else "false"}}}',
             )
         except OSError as error:
             raise Unknown(f"bundle {self.path!r}: {error}") from error
@@ -82,10 +81,26 @@ class Bundle:
     def has_poststop_hooks(self) -> bool:
         """Whether something of the container's runs after its end, and may want the rootfs."""
         try:
-            with open(f"{self.path}/config.json", "rb") as file:
-                return b'"poststop"' in file.read()
+            return b'"poststop"' in read(f"{self.path}/config.json")
         except OSError:
             return False
+
+
+def _folder(path: str, mode: int) -> None:
+    if not os.access(path, os.F_OK):
+        os.mkdir(path, mode)
+
+
+def read(path: str) -> bytes:
+    """All of a file, without the layers of ``open``. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(fd, 1 << 16):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
 
 
 def remove(path: str) -> None:

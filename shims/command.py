@@ -7,6 +7,7 @@ however large the interpreter is.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,24 @@ from supervisord.contracts.errors import DeadlineExceeded, NotFound, Unknown
 from .loop import Loop
 from .reaper import Exit, Reaper
 
-# The interpreter ignores these; what we start must not inherit that.
-_DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGCHLD)
+# The shim ignores or handles these; what it starts must not inherit that. Plain numbers, because
+# the enumeration's methods are Python code.
+_DEFAULT_SIGNALS = tuple(
+    int(number)
+    for number in (
+        signal.SIGPIPE,
+        signal.SIGXFSZ,
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+        signal.SIGCHLD,
+    )
+)
+_SIGKILL = int(signal.SIGKILL)
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ENVIRONMENT = {"PATH": os.environ.get("PATH", PATH)}
+"""All that a program gets of the daemon's environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +70,7 @@ def spawn(
         return os.posix_spawnp(
             arguments[0],
             list(arguments),
-            os.environ if environment is None else environment,
+            _ENVIRONMENT if environment is None else environment,
             file_actions=actions,
             setsigmask=(),
             setsigdef=_DEFAULT_SIGNALS,
@@ -69,8 +86,6 @@ def spawn(
 
 
 def _dup_above(fd: int, least: int) -> int:
-    import fcntl
-
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, least)
 
 
@@ -82,6 +97,6 @@ async def finish(loop: Loop, reaper: Reaper, pid: int, seconds: float, what: str
     try:
         return await loop.within(seconds, ended, what)
     except DeadlineExceeded:
-        os.kill(pid, signal.SIGKILL)  # not reaped yet, so the pid is still the program's
+        os.kill(pid, _SIGKILL)  # not reaped yet, so the pid is still the program's
         await ended
         raise

@@ -131,7 +131,7 @@ class Container:
         pid_file = bundle.exec_pid_file(process.id)
         description = bundle.exec_process_file(process.id)
         try:
-            with self.reaper.early():
+            with self.reaper.early:
                 if process.wishes.terminal:
                     with ConsoleSocket(bundle.path, f"{process.id}.pty") as console:
                         pid = await self.runtime.exec(

@@ -1,7 +1,7 @@
 """Creates a container: options, rootfs, streams, runtime; each step undone if a later one fails."""
 
 # Paths stay strings: every shim would pay for pathlib with memory of its own.
-# ruff: noqa: PTH110, PTH112, PTH113, PTH208
+# ruff: noqa: PTH110, PTH112, PTH208
 from __future__ import annotations
 
 import os
@@ -45,7 +45,7 @@ async def create(
     check_identifier(request.id, "id")
     options = decode_options(request.options)
     bundle = Bundle(request.bundle.rstrip("/"))
-    if not os.path.isfile(f"{bundle.path}/config.json"):
+    if not os.access(f"{bundle.path}/config.json", os.R_OK):
         raise InvalidArgument(f"bundle: {request.bundle!r} has no config.json")
     runtime = Runtime(
         loop,
@@ -99,7 +99,7 @@ async def _run(container: Container, options: options_pb2.Options) -> None:
     pid_file = container.bundle.init_pid_file
     no_pivot, no_keyring = options.no_pivot_root, options.no_new_keyring
     made = False
-    with container.reaper.early():
+    with container.reaper.early:
         try:
             if init.wishes.terminal:
                 with ConsoleSocket(container.bundle.path, "init.pty") as console:

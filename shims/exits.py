@@ -28,10 +28,13 @@ def write(bundle: str, exec_id: str, exit: Exit) -> None:
     """Writes a record. A failure (a full disk, a bundle that is gone) is logged, because the
     exit itself must still be told."""
     target = path(bundle, exec_id)
-    record = {"pid": exit.pid, "exit_status": exit.status, "exited_at_ns": exit.at}
+    record = f'{{"pid": {exit.pid}, "exit_status": {exit.status}, "exited_at_ns": {exit.at}}}'
     try:
-        with open(target + ".tmp", "w") as file:
-            json.dump(record, file)
+        fd = os.open(target + ".tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, record.encode())
+        finally:
+            os.close(fd)
         os.rename(target + ".tmp", target)
     except OSError as error:
         log.error("exit record not written", path=target, error=error)

@@ -13,53 +13,53 @@ import enum
 from supervisord.contracts.errors import Error, FailedPrecondition, Internal, NotFound
 
 
-class Phase(enum.Enum):
+class Phase(enum.IntEnum):
     """Where a process is in its life."""
 
-    CREATED = "created"
-    STARTING = "starting"
-    STARTING_EXITED = "starting, exited"
-    RUNNING = "running"
-    PAUSING = "pausing"
-    PAUSING_EXITED = "pausing, exited"
-    PAUSED = "paused"
-    RESUMING = "resuming"
-    RESUMING_EXITED = "resuming, exited"
-    STOPPED = "stopped"
-    DELETING_CREATED = "deleting, created"
-    DELETING = "deleting"
-    DELETED = "deleted"
+    CREATED = enum.auto()
+    STARTING = enum.auto()
+    STARTING_EXITED = enum.auto()
+    RUNNING = enum.auto()
+    PAUSING = enum.auto()
+    PAUSING_EXITED = enum.auto()
+    PAUSED = enum.auto()
+    RESUMING = enum.auto()
+    RESUMING_EXITED = enum.auto()
+    STOPPED = enum.auto()
+    DELETING_CREATED = enum.auto()
+    DELETING = enum.auto()
+    DELETED = enum.auto()
 
 
-class Event(enum.Enum):
+class Event(enum.IntEnum):
     """What is asked of a process, and what happens to it."""
 
-    START = "start"
-    STARTED = "started"
-    START_FAILED = "start failed"
-    PAUSE = "pause"
-    PAUSE_DONE = "pause done"
-    PAUSE_FAILED = "pause failed"
-    RESUME = "resume"
-    RESUME_DONE = "resume done"
-    RESUME_FAILED = "resume failed"
-    EXITED = "exited"
-    DELETE = "delete"
-    DELETE_DONE = "delete done"
-    DELETE_FAILED = "delete failed"
-    KILL = "kill"
-    EXEC = "exec"
-    UPDATE = "update"
-    CHECKPOINT = "checkpoint"
+    START = enum.auto()
+    STARTED = enum.auto()
+    START_FAILED = enum.auto()
+    PAUSE = enum.auto()
+    PAUSE_DONE = enum.auto()
+    PAUSE_FAILED = enum.auto()
+    RESUME = enum.auto()
+    RESUME_DONE = enum.auto()
+    RESUME_FAILED = enum.auto()
+    EXITED = enum.auto()
+    DELETE = enum.auto()
+    DELETE_DONE = enum.auto()
+    DELETE_FAILED = enum.auto()
+    KILL = enum.auto()
+    EXEC = enum.auto()
+    UPDATE = enum.auto()
+    CHECKPOINT = enum.auto()
 
 
-class Effect(enum.Enum):
+class Effect(enum.IntEnum):
     """What the holder of the machine has to do, in this order."""
 
-    ANNOUNCE_START = "announce start"
-    THAW = "thaw"  # an exited container must not stay frozen, or its cgroup cannot be removed
-    ANNOUNCE_EXIT = "announce exit"
-    ANNOUNCE_DELETE = "announce delete"
+    ANNOUNCE_START = enum.auto()
+    THAW = enum.auto()  # an exited container must not stay frozen, or its cgroup cannot be removed
+    ANNOUNCE_EXIT = enum.auto()
+    ANNOUNCE_DELETE = enum.auto()
 
 
 Row = tuple[Phase, tuple[Effect, ...]]
@@ -160,6 +160,11 @@ _STATES = {
 }
 
 
+def words(member: Phase | Event) -> str:
+    """A phase or an event as a person reads it."""
+    return member.name.replace("_", " ").lower()
+
+
 def refusal(phase: Phase, event: Event, is_exec: bool) -> Error:
     """Why a request is refused in a phase."""
     if event is Event.KILL:
@@ -171,8 +176,8 @@ def refusal(phase: Phase, event: Event, is_exec: bool) -> Error:
     if phase is Phase.DELETED and event is Event.DELETE:
         return NotFound("cannot delete a deleted process")
     noun = "process" if is_exec or event in (Event.START, Event.DELETE) else "container"
-    verb = _VERBS.get(event, event.value)
-    state = _STATES.get(phase, phase.value)
+    verb = _VERBS.get(event) or words(event)
+    state = _STATES.get(phase) or words(phase)
     return FailedPrecondition(f"cannot {verb} a {state} {noun}")
 
 
@@ -195,11 +200,11 @@ class Machine:
         if row is None:
             if event in REPORTS:
                 raise Internal(
-                    f"{event.value!r} while {self.phase.value!r}, after {', '.join(self.story)}"
+                    f"{words(event)!r} while {words(self.phase)!r}, after {', '.join(self.story)}"
                 )
             raise refusal(self.phase, event, self.is_exec)
         if row[0] is not self.phase:
-            self.story = [*self.story[-15:], event.value]
+            self.story = [*self.story[-15:], event.name]
         self.phase = row[0]
         return row[1]
 

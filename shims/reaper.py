@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from typing import NamedTuple
 
 from .loop import READ, Future, Loop
@@ -26,17 +25,18 @@ class Exit(NamedTuple):
 
 
 class Reaper:
-    """Owns SIGCHLD and waitpid in this process. Main thread only."""
+    """Owns SIGCHLD and waitpid in this process. Main thread only; ``catch_signal`` comes first."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._owners: dict[int, Callable[[Exit], None]] = {}
         self._early: dict[int, Exit] = {}
-        self._starting = 0
+        self.keeps_early = False
         self._wakeup, self._signalled = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         # Python writes the signal's number there from the C handler: no race with the poll.
         signal.set_wakeup_fd(self._signalled, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, _nothing)
+        self.early = Early(self)
+        """``with reaper.early`` around everything from a spawn to its ``expect``."""
         loop.watch(self._wakeup, READ, self._woken)
 
     def expect(self, pid: int, owner: Callable[[Exit], None]) -> None:
@@ -57,16 +57,8 @@ class Reaper:
         """Nobody wants to know of ``pid`` any more."""
         self._owners.pop(pid, None)
 
-    @contextmanager
-    def early(self) -> Iterator[None]:
-        """Keeps the exits of pids that nobody expects yet, until the block ends."""
-        self._starting += 1
-        try:
-            yield
-        finally:
-            self._starting -= 1
-            if not self._starting:
-                self._early.clear()
+    def forget_early(self) -> None:
+        self._early.clear()
 
     def reap(self) -> None:
         """Collects all that have ended."""
@@ -82,21 +74,44 @@ class Reaper:
             owner = self._owners.pop(pid, None)
             if owner is not None:
                 owner(exit)
-            elif self._starting:
+            elif self.keeps_early:
                 self._early[pid] = exit
 
     def close(self) -> None:
-        """Gives SIGCHLD back."""
+        """Gives the wake-ups back."""
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._loop.unwatch(self._wakeup)
         os.close(self._wakeup)
         os.close(self._signalled)
 
     def _woken(self, _: int) -> None:
-        with suppress(BlockingIOError):
-            os.read(self._wakeup, 4096)
+        os.read(self._wakeup, 4096)
         self.reap()
+
+
+class Early:
+    """Keeps the exits of pids that nobody expects yet, until the last such block has ended."""
+
+    __slots__ = ("_count", "_reaper")
+
+    def __init__(self, reaper: Reaper) -> None:
+        self._reaper = reaper
+        self._count = 0
+
+    def __enter__(self) -> None:
+        self._count += 1
+        self._reaper.keeps_early = True
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self._reaper.keeps_early = False
+            self._reaper.forget_early()
+
+
+def catch_signal() -> None:
+    """Lets SIGCHLD wake the reapers of this process and of all that it forks."""
+    signal.signal(signal.SIGCHLD, _nothing)
 
 
 def _nothing(number: int, frame: object) -> None:

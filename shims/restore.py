@@ -46,7 +46,7 @@ class Restore:
         os.makedirs(self.work, 0o711, exist_ok=True)
         init, runtime = container.init, container.runtime
         pid_file = container.bundle.init_pid_file
-        with container.reaper.early():
+        with container.reaper.early:
             if init.wishes.terminal:
                 with ConsoleSocket(container.bundle.path, "init.pty") as console:
                     pid = await runtime.restore(

@@ -8,8 +8,8 @@ when the caller's connection is lost, so that nothing is left half-made; only me
 from __future__ import annotations
 
 import os
-import socket
 import struct
+from _socket import AF_UNIX, SO_PEERCRED, SOCK_STREAM, SOL_SOCKET, socket
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -42,15 +42,18 @@ from . import log
 from .loop import READ, WRITE, Future, Loop, Task
 
 R = TypeVar("R", bound=Message)
-Handler = Callable[[Any], Coroutine[Any, Any, Message]]
+Handler = Callable[[Any, Any], Coroutine[Any, Any, Message]]
 Methods = dict[tuple[str, str], tuple[Handler, type[Message]]]
+
+_CREDENTIALS = struct.Struct("iII")
 
 _MAX_BACKLOG = 64 << 20
 """Bytes of answers that a peer may leave unread before it is hung up on."""
 
 
-def bind(descriptor: ServiceDescriptor, implementation: object) -> Methods:
-    """The methods of a service by (service, method): their handlers and request classes."""
+def bind(descriptor: ServiceDescriptor, implementation: type) -> Methods:
+    """The methods of a service by (service, method): the functions of the class that implements
+    it, and their request classes. Made once, before any fork."""
     return {
         (descriptor.full_name, method.name): (
             getattr(implementation, method.name),
@@ -63,14 +66,15 @@ def bind(descriptor: ServiceDescriptor, implementation: object) -> Methods:
 class Wire:
     """A connected socket that carries frames; the base of both ends."""
 
-    def __init__(self, loop: Loop, sock: socket.socket) -> None:
+    def __init__(self, loop: Loop, fd: int) -> None:
+        """Takes the descriptor over."""
         self.loop = loop
-        self._socket = sock
+        self._fd = fd
         self._reader = FrameReader()
         self._unsent = bytearray()
         self.is_open = True
-        sock.setblocking(False)
-        loop.watch(sock.fileno(), READ, self._ready)
+        os.set_blocking(fd, False)
+        loop.watch(fd, READ, self._ready)
 
     def received(self, frame: Frame) -> None:
         raise NotImplementedError
@@ -84,7 +88,7 @@ class Wire:
             return
         if not self._unsent:
             try:
-                sent = self._socket.send(frame)
+                sent = os.write(self._fd, frame)
             except BlockingIOError:
                 sent = 0
             except OSError:
@@ -93,7 +97,7 @@ class Wire:
             if sent == len(frame):
                 return
             frame = frame[sent:]
-            self.loop.watch(self._socket.fileno(), READ | WRITE, self._ready)
+            self.loop.watch(self._fd, READ | WRITE, self._ready)
         self._unsent += frame
         if len(self._unsent) > _MAX_BACKLOG:
             log.warning("peer does not read its answers, hanging up")
@@ -103,16 +107,16 @@ class Wire:
         """Ends the connection; what is unsent is lost."""
         if self.is_open:
             self.is_open = False
-            self.loop.unwatch(self._socket.fileno())
-            self._socket.close()
+            self.loop.unwatch(self._fd)
+            os.close(self._fd)
             self.lost()
 
     def flush(self) -> None:
-        """Sends what is queued, blocking for at most a second; for the last words of a shim."""
+        """Sends what is queued and waits for it; for the last words of a shim."""
         if self.is_open and self._unsent:
-            self._socket.settimeout(1)
+            os.set_blocking(self._fd, True)
             try:
-                self._socket.sendall(self._unsent)
+                os.write(self._fd, self._unsent)
             except OSError as error:
                 log.debug("last answer not sent", error=error)
 
@@ -124,18 +128,18 @@ class Wire:
 
     def _write(self) -> None:
         try:
-            del self._unsent[: self._socket.send(self._unsent)]
+            del self._unsent[: os.write(self._fd, self._unsent)]
         except BlockingIOError:
             return
         except OSError:
             self.close()
             return
         if not self._unsent:
-            self.loop.watch(self._socket.fileno(), READ, self._ready)
+            self.loop.watch(self._fd, READ, self._ready)
 
     def _read(self) -> None:
         try:
-            data = self._socket.recv(16 << 10)
+            data = os.read(self._fd, 16 << 10)
         except BlockingIOError:
             return
         except OSError:
@@ -153,20 +157,22 @@ class Server:
     def __init__(
         self,
         loop: Loop,
-        listener: socket.socket,
+        listener: int,
         methods: Methods,
+        implementation: object,
         *,
         abandonable: Sequence[str] = (),
         on_connect: Callable[[], None] = lambda: None,
     ) -> None:
         self.loop = loop
         self.methods = methods
+        self.implementation = implementation
         self.abandonable = frozenset(abandonable)
         self.peers: set[_Peer] = set()
-        self._listener = listener
+        self._listener = socket(fileno=listener)
         self._on_connect = on_connect
-        listener.setblocking(False)
-        loop.watch(listener.fileno(), READ, self._accept)
+        self._listener.setblocking(False)
+        loop.watch(listener, READ, self._accept)
 
     def close(self) -> None:
         """Accepts nobody any more and ends all connections."""
@@ -178,26 +184,26 @@ class Server:
 
     def _accept(self, _: int) -> None:
         try:
-            sock, _address = self._listener.accept()
+            fd, _address = self._listener._accept()  # type: ignore[attr-defined]
         except OSError as error:
             log.debug("accept failed", error=error)
             return
-        _, uid, _ = struct.unpack(
-            "iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
-        )
+        sock = socket(fileno=fd)
+        _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(SOL_SOCKET, SO_PEERCRED, _CREDENTIALS.size))
+        sock.detach()
         if uid not in (0, os.geteuid()):
             log.warning("refused a connection", uid=uid)
-            sock.close()
+            os.close(fd)
             return
-        self.peers.add(_Peer(self, sock))
+        self.peers.add(_Peer(self, fd))
         self._on_connect()
 
 
 class _Peer(Wire):
     """One caller."""
 
-    def __init__(self, server: Server, sock: socket.socket) -> None:
-        super().__init__(server.loop, sock)
+    def __init__(self, server: Server, fd: int) -> None:
+        super().__init__(server.loop, fd)
         self._server = server
         self._waiting: set[Task[None]] = set()
         self._last_stream = 0
@@ -250,7 +256,7 @@ class _Peer(Wire):
 
     async def _run(self, stream_id: int, handler: Handler, argument: Message) -> None:
         try:
-            response = await handler(argument)
+            response = await handler(self._server.implementation, argument)
             self._answer(stream_id, response.SerializeToString())
         except Error as error:
             self._answer(stream_id, error=error)
@@ -275,7 +281,7 @@ class Client(Wire):
 
     def __init__(self, loop: Loop, path: str) -> None:
         """Connects. Raises Unavailable when nobody listens."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock = socket(AF_UNIX, SOCK_STREAM)
         sock.setblocking(False)
         try:
             # A full backlog answers EAGAIN at once: a unix socket is never connected "later".
@@ -283,7 +289,7 @@ class Client(Wire):
         except OSError as error:
             sock.close()
             raise Unavailable(f"connecting to {path}: {error}") from error
-        super().__init__(loop, sock)
+        super().__init__(loop, sock.detach())
         self._next = 1
         self._calls: dict[int, Future[bytes]] = {}
 

@@ -5,7 +5,6 @@ line becomes the message. No state is kept here; ``container`` decides what is r
 """
 
 # Paths stay strings: every shim would pay for pathlib with memory of its own.
-# ruff: noqa: PTH119
 from __future__ import annotations
 
 import json
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 
 from supervisord.contracts.errors import NotFound, Unknown
 
-from .bundle import remove
+from .bundle import read, remove
 from .command import Streams, finish, spawn
 from .loop import Loop
 from .reaper import Reaper
@@ -50,7 +49,7 @@ class Runtime:
     def plain_processes(self) -> bool:
         """Whether a container's init is an ordinary process that a signal reaches directly.
         Sandboxed runtimes have a stand-in there."""
-        return os.path.basename(self.binary) in ("runc", "crun", "youki")
+        return self.binary.rpartition("/")[2] in ("runc", "crun", "youki")
 
     async def create(
         self,
@@ -162,8 +161,7 @@ class Runtime:
 def read_pid(path: str) -> int:
     """The pid that the runtime wrote. Raises Unknown."""
     try:
-        with open(path, "rb") as file:
-            return int(file.read())
+        return int(read(path))
     except (OSError, ValueError) as error:
         raise Unknown(f"failed to retrieve OCI runtime container pid: {error}") from error
 
@@ -171,8 +169,7 @@ def read_pid(path: str) -> int:
 def last_error(path: str) -> str:
     """The message of the last error line in a runtime's JSON log; "" without one."""
     try:
-        with open(path, "rb") as file:
-            lines = file.read().splitlines()
+        lines = read(path).splitlines()
     except FileNotFoundError:
         return ""
     for line in reversed(lines):

@@ -37,14 +37,6 @@ from .stdio import Wishes
 ABANDONABLE = ("Wait",)
 
 
-def methods(service: TaskService) -> Methods:
-    """Both versions of the service, for ``rpc.Server``."""
-    return {
-        **bind(v3.DESCRIPTOR.services_by_name["Task"], service),
-        **bind(v2.DESCRIPTOR.services_by_name["Task"], service),
-    }
-
-
 class TaskService:
     """All containers of this shim: one as a rule, several when they share a pod's shim."""
 
@@ -231,6 +223,13 @@ class TaskService:
         if container is None:
             raise NotFound("container not created")
         return container
+
+
+METHODS: Methods = {
+    **bind(v3.DESCRIPTOR.services_by_name["Task"], TaskService),
+    **bind(v2.DESCRIPTOR.services_by_name["Task"], TaskService),
+}
+"""Both versions of the service, for ``rpc.Server``."""
 
 
 def _cgroup(container: Container) -> cgroups.Cgroup:

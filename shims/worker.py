@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import Mapping, Sequence
 
 from supervisord.linux import process as process_calls
@@ -19,12 +18,20 @@ from . import log
 from .create import Defaults
 from .loop import Loop
 from .publisher import Publisher
-from .reaper import Reaper
+from .reaper import Reaper, catch_signal
 from .rpc import Server
-from .service import ABANDONABLE, TaskService, methods
+from .service import ABANDONABLE, METHODS, TaskService
 
 _IDLE_SECONDS = 60.0
 """A shim that was made and never used ends after this time: its daemon died meanwhile."""
+
+
+def settle() -> None:
+    """What holds for all shims, done once in the zygote: a container must not lose its supervisor
+    to a signal meant for the daemon, and exits of children wake it."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    catch_signal()
 
 
 def main(arguments: Mapping[str, object], fds: Sequence[int]) -> None:
@@ -34,15 +41,8 @@ def main(arguments: Mapping[str, object], fds: Sequence[int]) -> None:
     listener, log_file = fds
     os.dup2(log_file, 2, inheritable=True)
     os.close(log_file)
-    os.environ.clear()
-    os.environ["PATH"] = str(
-        arguments.get("path") or "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    )
     log.set_level(str(arguments.get("log_level") or "info"))
     process_calls.set_subreaper()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # A container must not lose its supervisor to a signal meant for the daemon's group.
-        signal.signal(number, signal.SIG_IGN)
     loop = Loop()
     reaper = Reaper(loop)
     namespace = str(arguments["namespace"])
@@ -53,8 +53,9 @@ def main(arguments: Mapping[str, object], fds: Sequence[int]) -> None:
     )
     server = Server(
         loop,
-        socket.socket(fileno=listener),
-        methods(service),
+        listener,
+        METHODS,
+        service,
         abandonable=ABANDONABLE,
         on_connect=publisher.poke,
     )

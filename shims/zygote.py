@@ -11,6 +11,7 @@ needs. It ends when its socket closes; the workers live on.
 # Paths stay strings: every shim would pay for pathlib with memory of its own.
 from __future__ import annotations
 
+import array
 import gc
 import json
 import os
@@ -20,36 +21,46 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from supervisord.linux import process as process_calls
-
 from . import log
 
 Worker = Callable[[Mapping[str, Any], Sequence[int]], None]
+Finish = Callable[[], None]
+
+# The parser below json.loads: the Python code above it would be paid for in every worker.
+_parse = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 _MAX_REQUEST = 128 << 10
 _MAX_FDS = 16
+_ROOM = socket.CMSG_SPACE(_MAX_FDS * 4)
+_LAST_FD = (1 << 31) - 1
 
 
-def load(kind: str) -> Worker:
-    """Imports all that a kind of worker needs. Raises ImportError."""
+def load(kind: str) -> tuple[Worker, Finish]:
+    """Imports all that a kind of worker needs; answers its main function, and what is left to do
+    right before the first fork. Raises ImportError."""
     if kind == "shim":
         from . import preload, worker
 
+        worker.settle()
         preload.warm()
-        return worker.main
+        return worker.main, preload.fill_holes
     from .unpack import worker as unpack
 
-    main: Worker = unpack.main
-    return main
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return unpack.main, _nothing
 
 
 def serve(sock: socket.socket, kind: str, worker: Worker) -> None:
     """Forks a worker for each request until the socket closes."""
     while True:
-        data, fds, _, _ = socket.recv_fds(sock, _MAX_REQUEST, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+        # Like socket.recv_fds, but what this process touches is lost to the worker before.
+        data, ancillary, _, _ = sock.recvmsg(_MAX_REQUEST, _ROOM, socket.MSG_CMSG_CLOEXEC)
         if not data:
             return
-        _fork(sock, kind, worker, data, fds)
+        fds = array.array("i")
+        for _, _, content in ancillary:
+            fds.frombytes(content)
+        _fork(sock, kind, worker, data, fds.tolist())
         for fd in fds:
             os.close(fd)
 
@@ -63,7 +74,7 @@ def _fork(sock: socket.socket, kind: str, worker: Worker, data: bytes, fds: list
     if middle:
         os.waitpid(middle, 0)
         return
-    request = json.loads(data)
+    request, _ = _parse(data.decode(), 0)
     try:
         if os.fork():
             os._exit(0)
@@ -73,7 +84,7 @@ def _fork(sock: socket.socket, kind: str, worker: Worker, data: bytes, fds: list
     status = 1
     try:
         # The answer comes from the worker itself: once it is there, it is there for good.
-        _answer(sock, request["seq"], pid=os.getpid())
+        os.write(sock.fileno(), b'{"seq": %d, "pid": %d}' % (request["seq"], os.getpid()))
         _settle(kind, fds)
         worker(request["arguments"], fds)
         status = 0
@@ -89,45 +100,63 @@ def _answer(sock: socket.socket, seq: int, **answer: int | str) -> None:
 
 
 def _settle(kind: str, fds: Sequence[int]) -> None:
-    """Makes a fork a process in its own right: session, folder, signals, descriptors, name."""
+    """Makes a fork a process in its own right: session, descriptors, name."""
     os.setsid()
-    os.chdir("/")
-    os.umask(0o022)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
     first = 3
     for fd in sorted(fds):
         if fd > first:
-            process_calls.close_range(first, fd - 1)
+            os.closerange(first, fd)
         first = fd + 1
-    process_calls.close_range(first)
-    process_calls.set_name(f"supervisord-{kind}"[:15])
+    os.closerange(first, _LAST_FD)
+    _write("/proc/self/comm", f"supervisord-{kind}"[:15].encode())
     _adjust_oom_score()
     gc.enable()
+
+
+def _write(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
 
 
 def _adjust_oom_score() -> None:
     """One step more likely to be killed than the daemon, as containerd has it."""
     try:
-        with open("/proc/self/oom_score_adj", "r+") as file:
-            score = int(file.read())
+        fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            score = int(os.read(fd, 16))
             if score < 1000:
-                file.seek(0)
-                file.write(str(score + 1))
-    except (OSError, ValueError) as error:
+                os.pwrite(fd, b"%d" % (score + 1), 0)
+        finally:
+            os.close(fd)
+    except OSError as error:
         log.warning("oom_score_adj not set", error=error)
+
+
+def _nothing() -> None:
+    """Where there is nothing left to do."""
+
+
+def _no_hooks(**_: object) -> None:
+    """In place of ``os.register_at_fork``."""
 
 
 def main() -> None:
     """The program."""
     fd, kind = int(sys.argv[1]), sys.argv[2]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's, meant for the daemon
     os.chdir("/")
-    process_calls.set_name("supervisord-zyg")
-    worker = load(kind)
+    os.umask(0o022)
+    # Hooks of modules are for programs with threads, of which there is none here, ever; running
+    # them would make a third of a MiB of every worker's memory its own.
+    os.register_at_fork = _no_hooks
+    _write("/proc/self/comm", b"supervisord-zyg")
+    worker, finish = load(kind)
     sock = socket.socket(fileno=fd)
     sock.set_inheritable(False)
     gc.collect()
+    finish()
     gc.freeze()
     gc.disable()
     _answer(sock, 0, pid=os.getpid())
