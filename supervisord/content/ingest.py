@@ -15,13 +15,16 @@ import logging
 import os
 import threading
 from collections import deque
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from pathlib import Path
 
 from supervisord.contracts.errors import Error, ResourceExhausted, Unknown
 
 MAX_BEHIND = 8 << 20
 """Bytes that may wait for the disk, per ingest."""
+
+FLUSH_EVERY = 32 << 20
+"""Bytes after which the disk is told to begin, so that the commit need not wait for all of it."""
 
 _INLINE_HASH = 32 << 10
 _REHASH_CHUNK = 1 << 20
@@ -46,6 +49,8 @@ class Ingest:
         self._draining = False
         self._room: asyncio.Event | None = None
         self._failure: Error | None = None
+        self._flush: Future[None] | None = None
+        self._unflushed = 0
         self._rehash()
 
     @classmethod
@@ -99,6 +104,9 @@ class Ingest:
         """Makes everything so far durable. Raises as ``write`` does."""
         await self.settle()
         await self._run(os.fsync, self._descriptor)
+        if self._flush is not None:
+            await asyncio.shield(asyncio.wrap_future(self._flush))
+        await self._raise_failure()
 
     async def close(self) -> None:
         """Writes what is queued, and closes the file; a second time does nothing."""
@@ -108,6 +116,8 @@ class Ingest:
         try:
             if self._drainer is not None:
                 await asyncio.shield(self._drainer)
+            if self._flush is not None:
+                await asyncio.shield(asyncio.wrap_future(self._flush))
         finally:
             os.close(descriptor)
         if self._failure is not None:
@@ -165,6 +175,17 @@ class Ingest:
             done = os.pwrite(descriptor, view, self._written)
             self._written += done
             view = view[done:]
+        self._unflushed += len(data)
+        if self._unflushed >= FLUSH_EVERY and (self._flush is None or self._flush.done()):
+            self._unflushed = 0
+            self._flush = self._executor.submit(self._start_disk, descriptor)
+
+    def _start_disk(self, descriptor: int) -> None:
+        try:
+            os.fdatasync(descriptor)
+        except OSError as error:
+            # The kernel tells an error only once: the commit must not miss it.
+            self._failure = _translated(error)
 
     def _make_room(self) -> None:
         if self._room is not None:

@@ -16,7 +16,13 @@ from collections.abc import Iterable, Mapping
 from supervisord.aio.locks import KeyedLock
 from supervisord.aio.owner import TaskOwner
 from supervisord.content.blobs import BlobFiles
-from supervisord.contracts.errors import Error, FailedPrecondition, NotFound, Unimplemented
+from supervisord.contracts.errors import (
+    Error,
+    FailedPrecondition,
+    NotFound,
+    Unavailable,
+    Unimplemented,
+)
 from supervisord.contracts.snapshots import Snapshotter
 from supervisord.sqlite.database import Database
 
@@ -100,8 +106,10 @@ class Removals:
     async def _in_background(self) -> None:
         try:
             await self.drain()
-        except Error as error:
-            log.warning("removals are put off: %s", error)
+        except Unavailable:
+            log.debug("removals wait for the next start: the database is closed")
+        except Exception as error:
+            log.error("removals are put off: %s", error, exc_info=error)
 
     def _after(self, last: int) -> list[_Removal]:
         return self._database.read(
