@@ -87,7 +87,7 @@ class Content:
             labels = label_rules.checked(wanted, "info.labels")
             return rows.relabel(connection, scope.namespace, current, labels)
 
-        return await self._commits.write(change, deleted=True)
+        return await self._commits.write(change)
 
     async def walk(self, scope: Scope, filters: Sequence[str] = ()) -> AsyncIterator[Info]:
         """All blobs that match, in order of digest. Raises InvalidArgument."""

@@ -87,8 +87,8 @@ class Images:
             _refer(connection, namespace, changed)
             return changed
 
-        # A new target can leave the old one to nobody.
-        changed = await self._commits.write(change, deleted=True)
+        # It may leave an old target to nobody; as in containerd that alone starts no collection.
+        changed = await self._commits.write(change)
         event = images_pb2.ImageUpdate(name=changed.name, labels=changed.labels)
         self._commits.publish(namespace, "/images/update", event)
         return changed

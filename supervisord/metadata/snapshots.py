@@ -89,7 +89,7 @@ class Snapshots:
                 rows.put(connection, scope.namespace, self.name, changed)
                 return changed
 
-            return (await self._commits.write(change, deleted=True)).over(below)
+            return (await self._commits.write(change)).over(below)
 
     async def usage(self, scope: Scope, key: str) -> Usage:
         """Raises NotFound."""
