@@ -7,7 +7,6 @@ the caller; names are cleaned all the same, and links that leave the archive are
 
 from __future__ import annotations
 
-import gzip
 import io
 import posixpath
 import tarfile
@@ -66,11 +65,13 @@ def readable() -> Iterator[None]:
     """Turns what the tar reader and the decompressors raise into one CliError."""
     try:
         yield
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (tarfile.TarError, EOFError, zlib.error) as error:
         raise CliError(f"not a readable image archive: {error}") from None
     except Exception as error:
-        # Their classes live in modules that are imported only for such a stream.
-        if type(error).__name__ in ("ZstdError", "LZMAError", "IsalError"):
+        # These classes live in modules that are imported only for such a stream; bzip2 and gzip
+        # complain with an OSError that no system call caused.
+        bent = type(error).__name__ in ("ZstdError", "LZMAError", "IsalError")
+        if bent or (isinstance(error, OSError) and error.errno is None):
             raise CliError(f"not a readable image archive: {error}") from None
         raise
 

@@ -101,6 +101,8 @@ class Output:
         return True
 
     def _write(self, data: bytes) -> None:
+        if self._target < 0:
+            return
         view = memoryview(data)
         self._writing = True
         try:
@@ -115,8 +117,8 @@ class Output:
             self._writing = False
 
     def _discard(self) -> None:
+        self._target = -1
         self._gone()
-        self._target = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
 class Input:
