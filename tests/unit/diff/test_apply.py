@@ -1,0 +1,117 @@
+"""Applying layers: media types, results, and what is refused."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+import pytest
+import zstandard
+
+from supervisord.contracts.errors import (
+    DataLoss,
+    InvalidArgument,
+    NotFound,
+    Unimplemented,
+    Unknown,
+)
+from supervisord.contracts.images import Descriptor
+from supervisord.diff import Differ
+from supervisord.diff.media import DOCKER, DOCKER_FOREIGN, OCI, OCI_FOREIGN, OCI_GZIP, OCI_ZSTD
+from tests.conformance.snapshotters.mounting import mounted
+from tests.unit.unpack.archives import archive, folder, member
+
+from .conftest import SCOPE, House
+
+LAYER = archive(folder("d", mode=0o711), member("d/f", b"contents"))
+
+
+def zstd(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor().compress(data)
+
+
+@pytest.mark.parametrize(
+    ("media_type", "compress"),
+    [
+        (OCI, bytes),
+        (OCI_GZIP, gzip.compress),
+        (OCI_ZSTD, zstd),
+        (OCI_GZIP, zstd),
+        (OCI_GZIP, bytes),
+        (OCI_FOREIGN, bytes),
+        (f"{OCI_FOREIGN}+gzip", gzip.compress),
+        (DOCKER, bytes),
+        (DOCKER, gzip.compress),
+        (f"{DOCKER}.gzip", gzip.compress),
+        (f"{DOCKER}.zstd", zstd),
+        (f"{DOCKER_FOREIGN}.gzip", gzip.compress),
+    ],
+)
+async def test_media_types(
+    house: House, media_type: str, compress: Callable[[bytes], bytes]
+) -> None:
+    mounts = await house.snapshotter.prepare("key", "", {})
+    applied = await house.apply(await house.blob(compress(LAYER), media_type), mounts)
+    digest = f"sha256:{hashlib.sha256(LAYER).hexdigest()}"
+    assert applied == Descriptor(OCI, digest, len(LAYER))
+    with mounted(mounts, house.tmp_path / "mnt") as root:
+        assert (root / "d/f").read_text() == "contents"
+        assert (root / "d").stat().st_mode & 0o7777 == 0o711
+
+
+@pytest.mark.parametrize(
+    "media_type", ["", "text/plain", f"{OCI}+gzip+encrypted", "application/vnd.oci.image.layer.v2"]
+)
+async def test_media_types_that_are_no_layers(house: House, media_type: str) -> None:
+    mounts = await house.snapshotter.prepare("key", "", {})
+    with pytest.raises(Unimplemented, match="media type"):
+        await house.apply(await house.blob(LAYER, media_type), mounts)
+
+
+async def test_whiteouts_on_both_snapshotters(house: House) -> None:
+    """With a parent the overlay is written directly, and the native one has deletions."""
+    first = archive(folder("d"), member("d/a", b"1"), folder("o"), member("o/x"), member("kept"))
+    second = archive(member("d/.wh.a"), member("o/.wh..wh..opq"), member("o/y"))
+    mounts = await house.snapshotter.prepare("one-key", "", {})
+    await house.apply(await house.blob(first, OCI), mounts)
+    await house.snapshotter.commit("one", "one-key", {})
+    mounts = await house.snapshotter.prepare("two", "one", {})
+    await house.apply(await house.blob(second, OCI), mounts, sync=True)
+    with mounted(mounts, house.tmp_path / "mnt") as root:
+        names = {str(path.relative_to(root)) for path in root.rglob("*")}
+    assert names == {"d", "o", "o/y", "kept"}
+
+
+async def test_blobs_that_are_not_there(house: House) -> None:
+    mounts = await house.snapshotter.prepare("key", "", {})
+    with pytest.raises(NotFound):
+        await house.apply(Descriptor(OCI, f"sha256:{'0' * 64}", 3), mounts)
+
+
+async def test_no_mounts(house: House) -> None:
+    with pytest.raises(InvalidArgument, match="mounts"):
+        await house.apply(await house.blob(LAYER, OCI), [])
+
+
+@pytest.mark.parametrize("data", [gzip.compress(LAYER)[:-9], gzip.compress(LAYER) + b"junk"])
+async def test_corrupt_blobs(house: House, data: bytes) -> None:
+    mounts = await house.snapshotter.prepare("key", "", {})
+    with pytest.raises(DataLoss):
+        await house.apply(await house.blob(data, OCI_GZIP), mounts)
+
+
+async def test_a_worker_that_dies(house: House) -> None:
+    class Dying:
+        async def spawn(
+            self, kind: str, arguments: Mapping[str, object], fds: Sequence[int] = ()
+        ) -> int:
+            return 1  # nobody has the descriptors now: the pipe ends
+
+    house.differ = Differ(house.stores.content, Dying(), house.tmp_path / "state")
+    mounts = await house.snapshotter.prepare("key", "", {})
+    with pytest.raises(Unknown, match="without a result"):
+        await house.apply(await house.blob(LAYER, OCI), mounts)
+    with pytest.raises(Unknown, match="without a result"):
+        await house.diff([], mounts, ref="again")
+    assert await house.stores.content.statuses(SCOPE)
