@@ -29,6 +29,8 @@ from .trees import Change, both, chown, contents, file, folder, link, remove, re
 
 LABELS = {"containerd.io/gc.root": "2020-01-01T00:00:00Z"}
 
+on_mounts = pytest.mark.blocks("it mounts, and writes to the mounts")
+
 
 class SnapshotterSuite:
     """Subclass it; see the module."""
@@ -36,10 +38,14 @@ class SnapshotterSuite:
     renames_lower_directories = True
     """Whether a directory of a parent can be renamed (overlayfs answers EXDEV)."""
 
+    many_layers = 128
+    """How many layers one snapshot must be able to stand on."""
+
     _numbers = itertools.count(1)
 
     # Life story ----------------------------------------------------------------------------
 
+    @on_mounts
     async def test_layers_build_on_each_other(
         self, snapshotter: Snapshotter, tmp_path: Path
     ) -> None:
@@ -203,6 +209,7 @@ class SnapshotterSuite:
         assert len(failures) == 7
         assert all(isinstance(each, AlreadyExists) for each in failures)
 
+    @on_mounts
     async def test_usage_grows_with_what_is_written(
         self, snapshotter: Snapshotter, tmp_path: Path
     ) -> None:
@@ -229,6 +236,7 @@ class SnapshotterSuite:
 
     # What is seen through the mounts ---------------------------------------------------------
 
+    @on_mounts
     async def test_views_are_read_only(self, snapshotter: Snapshotter, tmp_path: Path) -> None:
         await self.commit_empty(snapshotter, "one")
         await self.commit_empty(snapshotter, "two", "one")
@@ -237,10 +245,12 @@ class SnapshotterSuite:
             with mounted(mounts, tmp_path / f"mnt-{parent}") as root, pytest.raises(OSError):
                 (root / "file").write_text("no")
 
+    @on_mounts
     async def test_root_has_mode_755(self, snapshotter: Snapshotter, tmp_path: Path) -> None:
         with mounted(await snapshotter.prepare("key", "", LABELS), tmp_path / "mnt") as root:
             assert root.stat().st_mode & 0o7777 == 0o755
 
+    @on_mounts
     async def test_root_keeps_owner_and_mode(
         self, snapshotter: Snapshotter, tmp_path: Path
     ) -> None:
@@ -253,6 +263,7 @@ class SnapshotterSuite:
             found = root.stat()
             assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (12, 34, 0o750)
 
+    @on_mounts
     async def test_files_are_updated(self, snapshotter: Snapshotter, tmp_path: Path) -> None:
         await self.check_layers(
             snapshotter,
@@ -270,6 +281,7 @@ class SnapshotterSuite:
             ),
         )
 
+    @on_mounts
     async def test_a_directory_is_replaced(self, snapshotter: Snapshotter, tmp_path: Path) -> None:
         await self.check_layers(
             snapshotter,
@@ -279,6 +291,7 @@ class SnapshotterSuite:
             file("lib/newfile"),
         )
 
+    @on_mounts
     async def test_owners_change(self, snapshotter: Snapshotter, tmp_path: Path) -> None:
         names = ["opt", "opt/a", "opt/a/b"]
         await self.check_layers(
@@ -288,6 +301,7 @@ class SnapshotterSuite:
             both(*(chown(name, 1, 1) for name in [*names, "opt/a/b/file.txt"])),
         )
 
+    @on_mounts
     async def test_directory_permissions_survive(
         self, snapshotter: Snapshotter, tmp_path: Path
     ) -> None:
@@ -312,6 +326,7 @@ class SnapshotterSuite:
             ),
         )
 
+    @on_mounts
     async def test_files_are_deleted(self, snapshotter: Snapshotter, tmp_path: Path) -> None:
         await self.check_layers(
             snapshotter,
@@ -321,6 +336,7 @@ class SnapshotterSuite:
             both(),
         )
 
+    @on_mounts
     async def test_files_move(self, snapshotter: Snapshotter, tmp_path: Path) -> None:
         await self.check_layers(
             snapshotter,
@@ -340,6 +356,7 @@ class SnapshotterSuite:
             ),
         )
 
+    @on_mounts
     async def test_renames(self, snapshotter: Snapshotter, tmp_path: Path) -> None:
         changes: list[Change] = [
             file("some/f1-overwrite", "new content 1"),
@@ -360,11 +377,12 @@ class SnapshotterSuite:
             both(*changes),
         )
 
-    async def test_128_layers(self, snapshotter: Snapshotter, tmp_path: Path) -> None:
+    @on_mounts
+    async def test_many_layers(self, snapshotter: Snapshotter, tmp_path: Path) -> None:
         flat = tmp_path / "flat"
         flat.mkdir()
         parent = ""
-        for number in range(128):
+        for number in range(self.many_layers):
             change = both(
                 *(
                     [folder("add"), folder("only")]

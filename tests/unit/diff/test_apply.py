@@ -24,6 +24,8 @@ from tests.unit.unpack.archives import archive, folder, member
 
 from .conftest import SCOPE, House
 
+pytestmark = pytest.mark.blocks("it mounts, and writes to the mounts")
+
 LAYER = archive(folder("d", mode=0o711), member("d/f", b"contents"))
 
 

@@ -33,6 +33,8 @@ from tests.conformance.snapshotters.trees import (
 
 from .conftest import SCOPE, House
 
+pytestmark = pytest.mark.blocks("it mounts, and writes to the mounts")
+
 CAPABILITY = b"\x01\x00\x00\x02\x00\x20" + bytes(14)
 BASE = both(
     folder("etc"),

@@ -24,6 +24,8 @@ class TestOverlayfs(SnapshotterSuite):
 
 
 class TestNative(SnapshotterSuite):
+    many_layers = 16  # each is a copy of all below
+
     @pytest.fixture
     async def snapshotter(self, tmp_path: Path) -> AsyncIterator[Snapshotter]:
         opened = await NativeSnapshotter.open(tmp_path / "root")
