@@ -68,11 +68,15 @@ class Bundle:
         return f"{self.path}/rootfs"
 
     def write_record(self, record: ShimRecord) -> None:
-        """Replaces the record of the shim at once or not at all."""
+        """Replaces the record of the shim at once or not at all. Raises ResourceExhausted,
+        Unknown."""
         path = f"{self.path}/{_RECORD}"
-        with open(path + ".tmp", "w") as file:
-            json.dump(asdict(record), file)
-        os.rename(path + ".tmp", path)
+        try:
+            with open(path + ".tmp", "w") as file:
+                json.dump(asdict(record), file)
+            os.rename(path + ".tmp", path)
+        except OSError as error:
+            raise _failed(path, error) from error
 
     def read_record(self) -> ShimRecord | None:
         """The record of the shim; None where there is none, or it is damaged."""
@@ -117,11 +121,15 @@ class Bundle:
 
 
 class BundleStore:
-    """All bundles below one state folder. Methods block; they are quick but for ``empty``."""
+    """All bundles below one state folder. Methods block: those that make and discard a bundle for
+    a fraction of a millisecond (the state folder is in memory), ``prepare``, ``all`` and those that
+    empty the trash for as long as it takes: call them from a thread."""
 
     def __init__(self, state: str) -> None:
         self.tasks = f"{state}/tasks"
         self.trash = f"{state}/trash"
+        self.leftovers: list[str] = []
+        """Discarded by ``create`` itself; the caller has them emptied."""
 
     def prepare(self) -> None:
         """Makes the folders. Others may pass through them (user namespaces), not list them."""
@@ -145,7 +153,7 @@ class BundleStore:
                 os.makedirs(f"{self.tasks}/{namespace}", 0o711, exist_ok=True)
                 os.mkdir(bundle.path, 0o700)
             except FileExistsError:
-                self.empty(self.discard(bundle))
+                self.leftovers.append(self.discard(bundle))
                 os.mkdir(bundle.path, 0o700)
             try:
                 if mapped is not None:
@@ -156,11 +164,10 @@ class BundleStore:
                 with open(f"{bundle.path}/config.json", "wb") as file:
                     file.write(spec)
             except BaseException:
-                self.empty(self.discard(bundle))
+                self.leftovers.append(self.discard(bundle))
                 raise
         except OSError as error:
-            kind = ResourceExhausted if error.errno in _FULL else Unknown
-            raise kind(f"bundle {bundle.path!r}: {error.strerror}") from error
+            raise _failed(bundle.path, error) from error
         return bundle
 
     def discard(self, bundle: Bundle) -> str:
@@ -206,6 +213,11 @@ class BundleStore:
             except Error as error:
                 failures.append(error)
         return failures
+
+
+def _failed(path: str, error: OSError) -> Error:
+    kind = ResourceExhausted if error.errno in _FULL else Unknown
+    return kind(f"{path}: {error.strerror}")
 
 
 def _folders(path: str) -> list[str]:

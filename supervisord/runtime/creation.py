@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +46,7 @@ class Creation:
         runtimes: OciRuntimes,
         checkpoints: Checkpoints,
         owner: TaskOwner,
+        watching: TaskOwner,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -56,6 +56,7 @@ class Creation:
         self._runtimes = runtimes
         self._checkpoints = checkpoints
         self._owner = owner
+        self._watching = watching
 
     async def create(self, namespace: str, container: Container, request: CreateTask) -> Task:
         """The task, created and connected.
@@ -65,47 +66,72 @@ class Creation:
         binary = names.resolve(request.runtime_path or container.runtime.name)
         options = request.options or container.runtime.options
         async with AsyncExitStack() as undo:
-            record = ShimRecord(self._settings.new_address(), binary=binary)
-            bundle, listener = await self._lay_out(
-                namespace, container.id, container.spec.value, record
-            )
-            undo.push_async_callback(self._remove, bundle, record.address)
-            checkpoint = await self._checkpoints.lay_out(namespace, request, options, bundle)
             if binary:
-                client, record = await self._foreign.launch(binary, bundle, options, undo)
+                shim, record, init_pid = await self._foreign_shim(
+                    binary, namespace, container, request, options, undo
+                )
             else:
-                assert listener is not None  # noqa: S101 - narrows the type
-                undo.callback(listener.close)
-                runtime = await self._runtimes.default()
-                client, record = await self._launcher.launch(bundle, runtime, listener, undo)
-            shim = Shim(client, namespace, container.id, record.version)
-            undo.push_async_callback(self._end, bundle, shim, record)
-            init_pid = await self._create(shim, bundle, request, options, checkpoint)
+                shim, record, init_pid = await self._our_shim(
+                    namespace, container, request, options, undo
+                )
             started = process.start_time(init_pid) or 0
             record = replace(record, init_pid=init_pid, init_start=started)
+            bundle = self._store.bundle(namespace, container.id)
             bundle.write_record(record)
             undo.pop_all()
-        task = Task(bundle, record, self._owner)
+        task = Task(bundle, record, self._watching)
         task.attach(shim)
         return task
 
-    async def _lay_out(
-        self, namespace: str, id: str, spec: bytes, record: ShimRecord
-    ) -> tuple[Bundle, socket.socket | None]:
-        return await asyncio.to_thread(self._lay_out_now, namespace, id, spec, record)
+    async def _our_shim(
+        self,
+        namespace: str,
+        container: Container,
+        request: CreateTask,
+        options: TypedValue,
+        undo: AsyncExitStack,
+    ) -> tuple[Shim, ShimRecord, int]:
+        runtime = await self._runtimes.default()
+        record = ShimRecord(self._settings.new_address())
+        bundle = self._lay_out(namespace, container, record, undo)
+        checkpoint = await self._checkpoints.lay_out(namespace, request, options, bundle)
+        listener = listen(record.address)
+        undo.callback(listener.close)
+        client, forking = await self._launcher.launch(bundle, record.address, listener, runtime)
+        shim = Shim(client, namespace, container.id, record.version)
+        undo.push_async_callback(self._end_forked, bundle, shim, record, forking)
+        init_pid = await self._create(shim, bundle, request, options, checkpoint, forking)
+        pid = await forking
+        return shim, replace(record, pid=pid, start_time=process.start_time(pid) or 0), init_pid
 
-    def _lay_out_now(
-        self, namespace: str, id: str, spec: bytes, record: ShimRecord
-    ) -> tuple[Bundle, socket.socket | None]:
-        bundle = self._store.create(namespace, id, spec)
+    async def _foreign_shim(
+        self,
+        binary: str,
+        namespace: str,
+        container: Container,
+        request: CreateTask,
+        options: TypedValue,
+        undo: AsyncExitStack,
+    ) -> tuple[Shim, ShimRecord, int]:
+        bundle = self._lay_out(namespace, container, ShimRecord("", binary=binary), undo)
+        checkpoint = await self._checkpoints.lay_out(namespace, request, options, bundle)
+        client, record = await self._foreign.launch(binary, bundle, options, undo)
+        shim = Shim(client, namespace, container.id, record.version)
+        undo.push_async_callback(self._end, bundle, shim, record)
+        return shim, record, await self._create(shim, bundle, request, options, checkpoint, None)
+
+    def _lay_out(
+        self, namespace: str, container: Container, record: ShimRecord, undo: AsyncExitStack
+    ) -> Bundle:
         try:
-            bundle.write_record(record)
-            return bundle, None if record.binary else listen(record.address)
-        except BaseException as error:
-            self._store.empty(self._store.discard(bundle))
-            if isinstance(error, OSError):
-                raise Unknown(f"bundle {bundle.path!r}: {error.strerror}") from error
-            raise
+            bundle = self._store.create(namespace, container.id, container.spec.value)
+        finally:
+            for leftover in self._store.leftovers:
+                self._owner.spawn(self._burial.empty(leftover), f"leftover of {container.id}")
+            self._store.leftovers.clear()
+        undo.push_async_callback(self._remove, bundle, record.address)
+        bundle.write_record(record)
+        return bundle
 
     async def _create(
         self,
@@ -114,6 +140,7 @@ class Creation:
         request: CreateTask,
         options: TypedValue,
         checkpoint: str,
+        forking: asyncio.Task[int] | None,
     ) -> int:
         try:
             return await shim.create(
@@ -122,10 +149,23 @@ class Creation:
         except Unavailable as error:
             if not shim.is_lost:
                 raise
+            if forking is not None:
+                await forking  # its failure is the reason, if it failed
             words = bundle.log_tail()
             raise Unknown(f"the shim ended while it created the task: {words or error}") from error
 
     # Undo: none of these fails, so that none hides why the creation did ------------------
+
+    async def _end_forked(
+        self, bundle: Bundle, shim: Shim, record: ShimRecord, forking: asyncio.Task[int]
+    ) -> None:
+        try:
+            pid = await forking
+        except Error:
+            shim.close()  # there never was a shim
+            return
+        record = replace(record, pid=pid, start_time=process.start_time(pid) or 0)
+        await self._end(bundle, shim, record)
 
     async def _end(self, bundle: Bundle, shim: Shim, record: ShimRecord) -> None:
         lost = shim.is_lost
@@ -138,5 +178,6 @@ class Creation:
                 log.error("container %s: %s", bundle.id, error)
 
     async def _remove(self, bundle: Bundle, address: str) -> None:
-        Path(address).unlink(missing_ok=True)
+        if address:
+            Path(address).unlink(missing_ok=True)
         await self._burial.empty(self._store.discard(bundle))

@@ -7,22 +7,23 @@ that its shim is dead.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import socket
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from supervisord.aio.owner import TaskOwner
 from supervisord.contracts.errors import Unavailable
 from supervisord.contracts.workers import WorkerSpawner
-from supervisord.linux import process
 from supervisord.ttrpc.client import Client
 
-from .bundle import Bundle, ShimRecord
+from .bundle import Bundle
 
 _LONGEST = 107
 _BACKLOG = 64
+_CONNECT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,42 +98,43 @@ async def connect(address: str, seconds: float) -> Client:
 class Launcher:
     """Starts shims through the zygote."""
 
-    def __init__(self, settings: Settings, spawner: WorkerSpawner) -> None:
+    def __init__(self, settings: Settings, spawner: WorkerSpawner, owner: TaskOwner) -> None:
         self._settings = settings
         self._spawner = spawner
+        self._owner = owner
 
     async def launch(
-        self, bundle: Bundle, runtime: str, listener: socket.socket, undo: AsyncExitStack
-    ) -> tuple[Client, ShimRecord]:
-        """Forks a shim for the bundle and connects to it. ``listener`` (bound to the address in
-        the bundle's record) is closed. Pushes what undoes it. Raises Unavailable."""
-        record = bundle.read_record() or ShimRecord("")
-        settings = self._settings
-        try:
-            client = await connect(record.address, 5.0)
-            undo.callback(client.close)
-            log = os.open(
-                f"{bundle.path}/shim.log",
-                os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
-                0o600,
-            )
+        self, bundle: Bundle, address: str, listener: socket.socket, runtime: str
+    ) -> tuple[Client, asyncio.Task[int]]:
+        """Forks a shim and connects to it, at the same time: what is sent on the connection waits
+        there for the shim. Answers the connection and the fork under way, which gives the pid.
+        When the fork fails the connection ends. ``listener`` is closed, at the latest then.
+
+        Raises Unavailable."""
+        log = os.open(
+            f"{bundle.path}/shim.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
+        arguments = {
+            "namespace": bundle.namespace,
+            "id": bundle.id,
+            "bundle": bundle.path,
+            "address": address,
+            "publish": self._settings.ttrpc_address,
+            "runtime": runtime,
+            "runtime_root": self._settings.runtime_root,
+            "log_level": self._settings.log_level,
+        }
+
+        async def fork() -> int:
             try:
-                pid = await self._spawner.spawn(
-                    "shim",
-                    {
-                        "namespace": bundle.namespace,
-                        "id": bundle.id,
-                        "bundle": bundle.path,
-                        "address": record.address,
-                        "publish": settings.ttrpc_address,
-                        "runtime": runtime,
-                        "runtime_root": settings.runtime_root,
-                        "log_level": settings.log_level,
-                    },
-                    [listener.fileno(), log],
-                )
+                return await self._spawner.spawn("shim", arguments, [listener.fileno(), log])
             finally:
                 os.close(log)
-        finally:
-            listener.close()
-        return client, ShimRecord(record.address, pid=pid, start_time=process.start_time(pid) or 0)
+                listener.close()
+
+        forking = self._owner.spawn(fork(), f"fork for {bundle.id}")
+        try:
+            return await connect(address, _CONNECT_SECONDS), forking
+        except BaseException:
+            await asyncio.wait([forking])
+            raise

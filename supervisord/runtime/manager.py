@@ -56,6 +56,7 @@ log = logging.getLogger(__name__)
 
 _REACH_SECONDS = 10.0
 _END_SECONDS = 30.0
+_CLOSE_SECONDS = 5.0
 UNCLAIMED_SECONDS = 30.0
 """How long a task whose creator went away is kept for a retry."""
 
@@ -85,24 +86,33 @@ class TaskManager:
         self._containers = containers
         self._tasks: dict[tuple[str, str], Task] = {}
         self._locks = KeyedLock()
-        self._owner = TaskOwner("tasks")
+        self._owner = TaskOwner("tasks")  # work with an end of its own
+        self._watching = TaskOwner("shims")  # what goes on for as long as a shim or a waiter
         self._store = BundleStore(settings.state)
         self._runtimes = runtimes
         self._checkpoints = Checkpoints(content, settings.state)
-        foreign = ForeignLauncher(settings, self._owner)
+        foreign = ForeignLauncher(settings, self._watching)
         self._burial = Burial(self._store, foreign)
         self._creation = Creation(
             settings,
             self._store,
-            Launcher(settings, spawner),
+            Launcher(settings, spawner, self._owner),
             foreign,
             self._burial,
             runtimes,
             self._checkpoints,
             self._owner,
+            self._watching,
         )
         self._recovery = Recovery(
-            self._store, self._burial, foreign, publisher, self._locks, self._owner, self._forget
+            self._store,
+            self._burial,
+            foreign,
+            publisher,
+            self._locks,
+            self._owner,
+            self._watching,
+            self._forget,
         )
 
     def __len__(self) -> int:
@@ -120,7 +130,8 @@ class TaskManager:
 
     async def close(self) -> None:
         """Lets go of all shims."""
-        await self._owner.close(grace=2.0)
+        await self._watching.close()
+        await self._owner.close(grace=_CLOSE_SECONDS)
         for task in self._tasks.values():
             task.close()
 
@@ -160,7 +171,7 @@ class TaskManager:
             self._tasks[key] = task
             if order.abandoned:
                 task.unclaimed = request
-                self._owner.spawn(self._remove_unclaimed(task), f"unclaimed {container.id}")
+                self._watching.spawn(self._remove_unclaimed(task), f"unclaimed {container.id}")
         self._recovery.watch(task)
         return task
 

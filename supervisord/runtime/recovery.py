@@ -44,6 +44,7 @@ class Recovery:
         publisher: Publisher,
         locks: KeyedLock,
         owner: TaskOwner,
+        watching: TaskOwner,
         forget: Callable[[Task], None],
     ) -> None:
         self._store = store
@@ -52,6 +53,7 @@ class Recovery:
         self._publisher = publisher
         self._locks = locks
         self._owner = owner
+        self._watching = watching
         self._forget = forget
 
     # Boot ---------------------------------------------------------------------------------
@@ -65,7 +67,7 @@ class Recovery:
         tasks: list[Task] = []
         for bundle, record in found:
             if record is not None and record.init_pid:
-                tasks.append(Task(bundle, record, self._owner))
+                tasks.append(Task(bundle, record, self._watching))
                 continue
             locked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._owner.spawn(
@@ -119,7 +121,7 @@ class Recovery:
 
     def watch(self, task: Task) -> None:
         """Keeps a task connected until it is over."""
-        self._owner.spawn(self._keep(task), f"shim of {task.id}")
+        self._watching.spawn(self._keep(task), f"shim of {task.id}")
 
     async def _keep(self, task: Task) -> None:
         while not task.is_over:

@@ -150,11 +150,17 @@ class Engine:
 
     async def clean(self) -> None:
         """Waits for what goes on behind the answers, and expects nothing to be left."""
-        for _ in range(200):
-            if not self.residue():
-                return
-            await asyncio.sleep(0.02)
-        raise AssertionError(self.residue())
+        if not await until(lambda: not self.residue()):
+            raise AssertionError(self.residue())
+
+
+async def until(holds: Callable[[], object], seconds: float = 10) -> bool:
+    """Waits until something holds; False when it does not in time."""
+    for _ in range(int(seconds / 0.02)):
+        if holds():
+            return True
+        await asyncio.sleep(0.02)
+    return bool(holds())
 
 
 async def told(subscription: Subscription, count: int) -> list[tuple[str, Any]]:

@@ -1,0 +1,195 @@
+"""Daemons that go away and come back, shims that die, and what is half-made."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from supervisord.contracts.errors import NotFound, Unavailable
+from supervisord.contracts.tasks import Status
+from supervisord.linux import process
+
+from .conftest import NS, Engine, needs_root, told, until
+
+pytestmark = needs_root
+
+
+def shim_pid(engine: Engine, id: str) -> int:
+    return engine.manager._tasks[NS, id].record.pid
+
+
+async def until_listed(engine: Engine, *statuses: Status) -> None:
+    for _ in range(500):
+        if [task.status for task in await engine.manager.list(NS)] == list(statuses):
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(await engine.manager.list(NS))
+
+
+async def test_a_restart_loses_nothing(engine: Engine) -> None:
+    pid = await engine.run("web", "sleep", "60")
+    shim = shim_pid(engine, "web")
+    await engine.restart()
+    assert shim_pid(engine, "web") == shim
+    await until_listed(engine, Status.RUNNING)
+    (task,) = await engine.manager.list(NS)
+    assert task.pid == pid
+    waiting = asyncio.ensure_future(engine.manager.wait(NS, "web"))
+    await engine.manager.kill(NS, "web", 9)
+    assert (await waiting).exit_status == 137
+    await engine.manager.delete(NS, "web")
+    await engine.clean()
+
+
+async def test_an_exit_while_the_daemon_was_away(engine: Engine) -> None:
+    pid = await engine.run("web", "sh", "-c", "sleep 0.4; exit 9")
+    await engine.close()
+    assert await until(lambda: process.start_time(pid) is None)
+    events = engine.exchange.subscribe(['topic=="/tasks/exit"'])
+    await engine.open()
+    ((_, event),) = await told(events, 1)
+    assert (event.container_id, event.pid, event.exit_status) == ("web", pid, 9)
+    assert (await engine.manager.wait(NS, "web")).exit_status == 9
+    assert [task.exit_status for task in await engine.manager.list(NS)] == [9]
+    assert (await engine.manager.delete(NS, "web")).exit_status == 9
+
+
+async def test_a_dead_shim(engine: Engine) -> None:
+    events = engine.exchange.subscribe(['topic~="/tasks/(exit|delete)$"'])
+    pid = await engine.run("web", "sleep", "60")
+    waiting = asyncio.ensure_future(engine.manager.wait(NS, "web"))
+    await asyncio.sleep(0.05)
+    os.kill(shim_pid(engine, "web"), signal.SIGKILL)
+    exit = await asyncio.wait_for(waiting, 10)
+    assert (exit.pid, exit.exit_status) == (pid, 137)
+    assert process.start_time(pid) is None
+    topics = await told(events, 2)
+    assert [topic for topic, _ in topics] == ["/tasks/exit", "/tasks/delete"]
+    assert {event.exit_status for _, event in topics} == {137}
+    with pytest.raises(NotFound):
+        await engine.manager.get(NS, "web")
+    await engine.clean()
+    await engine.run("web", "true")
+    assert (await engine.manager.wait(NS, "web")).exit_status == 0
+
+
+async def test_a_shim_that_died_while_the_daemon_was_away(engine: Engine) -> None:
+    pid = await engine.run("web", "sleep", "60")
+    shim = shim_pid(engine, "web")
+    await engine.close()
+    os.kill(shim, signal.SIGKILL)
+    assert await until(lambda: process.start_time(shim) is None)
+    events = engine.exchange.subscribe()
+    await engine.open()
+    (_, exit), (_, _) = await told(events, 2)
+    assert exit.exit_status == 137
+    assert process.start_time(pid) is None
+    assert not await engine.manager.list(NS)
+    await engine.clean()
+
+
+async def test_the_exit_that_a_dead_shim_wrote_down(engine: Engine) -> None:
+    await engine.run("web", "sh", "-c", "exit 5")
+    await engine.manager.wait(NS, "web")
+    shim = shim_pid(engine, "web")
+    await engine.close()
+    os.kill(shim, signal.SIGKILL)
+    events = engine.exchange.subscribe()
+    await engine.open()
+    (_, exit), (_, deleted) = await told(events, 2)
+    assert exit.exit_status == deleted.exit_status == 5
+    await engine.clean()
+
+
+async def test_a_task_that_was_deleted_and_not_forgotten(engine: Engine) -> None:
+    """The daemon died between the shim's answer and the removal of the bundle."""
+    await engine.run("web", "true")
+    await engine.manager.wait(NS, "web")
+    shim = engine.manager._tasks[NS, "web"].shim
+    assert shim is not None
+    await shim.delete()
+    await engine.restart()
+    await until_listed(engine)
+    await engine.clean()
+
+
+@pytest.mark.parametrize("stage", ["no record", "dead shim", "created"])
+async def test_half_made_tasks_are_removed(engine: Engine, stage: str) -> None:
+    request = engine.container("web", "sleep", "60")
+    pid = 0
+    if stage == "created":
+        pid = await engine.manager.create(NS, request)
+        task = engine.manager._tasks[NS, "web"]
+        task.bundle.write_record(replace(task.record, pid=0, start_time=0, init_pid=0))
+    else:
+        bundle = Path(engine.settings.state, "tasks", NS, "web")
+        (bundle / "rootfs").mkdir(parents=True)
+        if stage == "dead shim":
+            (bundle / "shim.json").write_text('{"address": "/nowhere/to/be/found"}')
+    await engine.restart()
+    # a create of the same name waits for the removal and succeeds
+    again = await engine.manager.create(NS, request)
+    assert again != pid
+    if pid:
+        assert process.start_time(pid) is None
+    await engine.remove("web")
+    await engine.clean()
+
+
+async def test_damaged_records_are_not_fatal(engine: Engine) -> None:
+    await engine.run("good", "sleep", "60")
+    for name, text in (("a", "{"), ("b", "[]"), ("c", '{"address": "/x", "init_pid": 1}')):
+        bundle = Path(engine.settings.state, "tasks", NS, name)
+        bundle.mkdir()
+        (bundle / "shim.json").write_text(text)
+    (Path(engine.settings.state) / "tasks" / NS / "file").touch()
+    await engine.restart()
+    await until_listed(engine, Status.RUNNING)
+    (Path(engine.settings.state) / "tasks" / NS / "file").unlink()
+
+
+async def test_a_stuck_shim_delays_nobody(engine: Engine) -> None:
+    await engine.run("stuck", "sleep", "60")
+    await engine.run("good", "sleep", "60")
+    shim = shim_pid(engine, "stuck")
+    os.kill(shim, signal.SIGSTOP)
+    try:
+        await engine.close()
+        start = time.monotonic()
+        await engine.open()
+        assert time.monotonic() - start < 1
+        await asyncio.wait_for(engine.manager.get(NS, "good"), 1)
+        listed = {task.container_id: task.status for task in await engine.manager.list(NS)}
+        assert listed == {"stuck": Status.UNKNOWN, "good": Status.RUNNING}
+        assert time.monotonic() - start < 4
+    finally:
+        os.kill(shim, signal.SIGCONT)
+    await until_listed(engine, Status.RUNNING, Status.RUNNING)
+
+
+async def test_a_lost_connection_is_found_again(engine: Engine) -> None:
+    await engine.run("web", "sleep", "60")
+    waiting = asyncio.ensure_future(engine.manager.wait(NS, "web"))
+    await asyncio.sleep(0.05)
+    shim = engine.manager._tasks[NS, "web"].shim
+    assert shim is not None
+    shim.client.abort()
+    await asyncio.sleep(0)
+    assert (await engine.manager.get(NS, "web")).status is Status.RUNNING
+    await engine.manager.kill(NS, "web", 9)
+    assert (await asyncio.wait_for(waiting, 5)).exit_status == 137
+
+
+async def test_close_answers_who_waits(engine: Engine) -> None:
+    await engine.run("web", "sleep", "60")
+    waiting = asyncio.ensure_future(engine.manager.wait(NS, "web"))
+    await asyncio.sleep(0.05)
+    await engine.restart()
+    with pytest.raises((asyncio.CancelledError, Unavailable)):
+        await waiting
