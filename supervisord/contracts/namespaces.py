@@ -24,7 +24,7 @@ class NamespaceStore(Protocol):
     """Durable namespace records."""
 
     def get(self, name: str) -> Namespace:
-        """Raises NotFound."""
+        """A namespace that does not exist has no labels, as in containerd; that is no error."""
         ...
 
     def list(self) -> Sequence[Namespace]:
@@ -37,8 +37,9 @@ class NamespaceStore(Protocol):
 
     async def update(self, namespace: Namespace, fieldpaths: Sequence[str]) -> Namespace:
         """Replaces all labels, or with ``labels.KEY`` paths only those; an empty value removes.
+        A namespace that does not exist is created.
 
-        Raises NotFound, InvalidArgument for any other path."""
+        Raises InvalidArgument for any other path, and for a malformed name."""
         ...
 
     async def delete(self, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from protos.containerd.events import events_pb2
 from supervisord.contracts.errors import (
@@ -16,7 +16,7 @@ from supervisord.contracts.identifiers import check_identifier, check_labels
 from supervisord.contracts.namespaces import Namespace
 
 from . import labels as label_rules
-from .commits import Commits
+from .commits import Commits, ensure_namespace
 from .rows import readable
 
 _FIELD = "namespace.labels"
@@ -26,10 +26,6 @@ def _namespace(row: tuple[str, bytes]) -> Namespace:
     return Namespace(row[0], label_rules.unpack(row[1]))
 
 
-def _not_found(name: str) -> NotFound:
-    return NotFound(f'namespace "{name}": not found')
-
-
 class Namespaces:
     """The store; see the contract for what each method promises."""
 
@@ -37,8 +33,8 @@ class Namespaces:
         self._commits = commits
 
     def get(self, name: str) -> Namespace:
-        """Raises NotFound."""
-        return self._commits.read(lambda connection: _get(connection, name))
+        """A namespace that does not exist has no labels."""
+        return self._commits.read(lambda c: _find(c, name)) or Namespace(name)
 
     def list(self) -> Sequence[Namespace]:
         """All namespaces in order of name."""
@@ -67,15 +63,16 @@ class Namespaces:
 
     async def update(self, namespace: Namespace, fieldpaths: Sequence[str]) -> Namespace:
         """Replaces all labels, or with ``labels.KEY`` paths only those; an empty value removes.
-
-        Raises NotFound, InvalidArgument."""
+        Creates what does not exist. Raises InvalidArgument."""
+        check_identifier(namespace.name, "namespace.name")
         for path in fieldpaths:
             if not path.startswith(label_rules.LABELS):
                 raise InvalidArgument(f'cannot update "{path}" field: invalid argument')
         check_labels(namespace.labels, _FIELD)
 
         def change(connection: sqlite3.Connection) -> Namespace:
-            current = _get(connection, namespace.name)
+            ensure_namespace(connection, namespace.name)
+            current = _find(connection, namespace.name) or Namespace(namespace.name)
             labels = label_rules.updated(
                 current.labels, namespace.labels, fieldpaths, f'namespace "{namespace.name}"'
             )
@@ -95,7 +92,8 @@ class Namespaces:
         """Leases and ingests go with it. Raises NotFound, FailedPrecondition."""
 
         def remove(connection: sqlite3.Connection) -> None:
-            _get(connection, name)
+            if _find(connection, name) is None:
+                raise NotFound(f'namespace "{name}": not found')
             left = _left_in(connection, name)
             if left:
                 raise FailedPrecondition(
@@ -114,21 +112,12 @@ class Namespaces:
         await self._commits.write(remove, deleted=True)
         self._commits.publish(name, "/namespaces/delete", events_pb2.NamespaceDelete(name=name))
 
-    def labels(self, name: str) -> Mapping[str, str]:
-        """The labels of a namespace; none for one that does not exist (defaults are read so)."""
-        try:
-            return self.get(name).labels
-        except NotFound:
-            return {}
 
-
-def _get(connection: sqlite3.Connection, name: str) -> Namespace:
+def _find(connection: sqlite3.Connection, name: str) -> Namespace | None:
     row = connection.execute(
         "SELECT name, labels FROM namespaces WHERE name = ?", (name,)
     ).fetchone()
-    if row is None:
-        raise _not_found(name)
-    return _namespace(row)
+    return None if row is None else _namespace(row)
 
 
 def _left_in(connection: sqlite3.Connection, name: str) -> list[str]:

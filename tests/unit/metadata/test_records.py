@@ -44,12 +44,14 @@ async def test_namespaces(metadata: Metadata, events: Recorder) -> None:
     updated = await store.update(Namespace("b", {"k": "", "x": "y"}), ["labels.k", "labels.x"])
     assert dict(updated.labels) == {"x": "y"}
     await store.update(Namespace("b", {"z": "1"}), [])
-    assert dict(store.labels("b")) == {"z": "1"}
-    assert store.labels("none") == {}
+    assert dict(store.get("b").labels) == {"z": "1"}
+    assert store.get("none") == Namespace("none")
+    await store.update(Namespace("made", {"by": "update"}), [])
+    assert [n.name for n in store.list()] == ["a", "b", "made"]
     with pytest.raises(InvalidArgument):
         await store.update(Namespace("b"), ["name"])
-    with pytest.raises(NotFound):
-        await store.update(Namespace("none"), [])
+    with pytest.raises(InvalidArgument):
+        await store.update(Namespace("no/ne"), [])
     await store.delete("b")
     with pytest.raises(NotFound, match='"b"'):
         await store.delete("b")
@@ -103,7 +105,7 @@ async def test_a_container_is_created_and_served_as_bytes(
     assert message.runtime.options.type_url == "opts"
     assert message.extensions["e"].value == b"v"
     assert message.created_at.ToNanoseconds() == made.created_at
-    assert metadata.namespaces.get("test").name == "test"
+    assert [n.name for n in metadata.namespaces.list()] == ["test"]
     [(namespace, topic, event)] = events.events
     assert (namespace, topic) == ("test", "/containers/create")
     assert isinstance(event, events_pb2.ContainerCreate)
