@@ -245,7 +245,13 @@ class _Linux(msgspec.Struct, rename="camel"):
     gid_mappings: list[_Mapping] | None = None
 
 
+class _Process(msgspec.Struct, rename="camel"):
+    args: list[str] | None = None
+    command_line: str = ""
+
+
 class _Spec(msgspec.Struct):
+    process: _Process
     linux: _Linux | None = None
 
 

@@ -1,8 +1,9 @@
 """Starts shims of other makers, the way containerd does.
 
 ``BINARY -namespace NS -address GRPC -publish-binary P -id ID start`` runs in the bundle, is told
-the rest by its environment and standard input, and prints where it listens: a BootstrapResult
-message, JSON, or a bare address. ``... -bundle PATH delete`` cleans up after a dead shim and prints
+the rest by its environment, gets the runtime's options as an ``Any`` on its standard input (which
+shims of all ages understand), and prints where it listens: a BootstrapResult message, JSON, or a
+bare address. ``... -bundle PATH delete`` cleans up after a dead shim and prints
 a DeleteResponse. A shim writes its log to the FIFO ``log`` in the bundle.
 """
 
@@ -21,7 +22,7 @@ from google.protobuf.message import DecodeError
 
 from protos.containerd.runtime.bootstrap.v1 import bootstrap_pb2
 from supervisord.aio.owner import TaskOwner
-from supervisord.contracts.errors import Unimplemented, Unknown
+from supervisord.contracts.errors import Error, Unimplemented, Unknown
 from supervisord.contracts.typed import TypedValue
 from supervisord.linux import fifo, process
 from supervisord.ttrpc.client import Client
@@ -35,8 +36,6 @@ log = logging.getLogger(__name__)
 
 _START_SECONDS = 60.0
 _NEWEST = 3
-_OLD_INPUT = ("shim-runc-v1", "shim-runhcs-v1")
-_LEVELS = {"trace": -8, "debug": -4, "info": 0, "warning": 4, "warn": 4, "error": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +94,14 @@ class ForeignLauncher:
         self.read_log(bundle)
 
         async def clean_up() -> None:
-            await self.run(binary, bundle, "delete", b"", _START_SECONDS)
+            try:
+                await self.run(binary, bundle, "delete", b"", _START_SECONDS)
+            except Error as error:  # the reason that we are here is what counts
+                log.warning("container %s: %s", bundle.id, error)
 
         undo.push_async_callback(clean_up)
-        result = await self.run(
-            binary, bundle, "start", self._input(binary, bundle, options), _START_SECONDS
-        )
+        stdin = Any(type_url=options.type_url, value=options.value).SerializeToString()
+        result = await self.run(binary, bundle, "start", stdin, _START_SECONDS)
         endpoint = parse_start(result.stdout)
         record = ShimRecord(endpoint.address, endpoint.version, binary)
         bundle.write_record(record)
@@ -143,24 +144,6 @@ class ForeignLauncher:
         if result.status:
             raise Unknown(f"shim {binary!r} {action}: {result.last_words}")
         return result
-
-    def _input(self, binary: str, bundle: Bundle, options: TypedValue) -> bytes:
-        packed = Any(type_url=options.type_url, value=options.value)
-        if any(old in binary for old in _OLD_INPUT):
-            return packed.SerializeToString() if options else b""
-        settings = self._settings
-        params = bootstrap_pb2.BootstrapParams(
-            instance_id=bundle.id,
-            namespace=bundle.namespace,
-            log_level=bootstrap_pb2.LogLevel.ValueType(_LEVELS.get(settings.log_level, 0)),
-            containerd_ttrpc_address=settings.ttrpc_address,
-            containerd_grpc_address=settings.address,
-            containerd_binary=sys.argv[0],
-            socket_dir=settings.sockets,
-        )
-        if options:
-            params.extensions.add(value=packed)
-        return params.SerializeToString()
 
     def read_log(self, bundle: Bundle) -> None:
         """Takes what the shim logs into our log, for as long as it keeps its FIFO open."""

@@ -21,7 +21,6 @@ from supervisord.contracts.content import ContentStore
 from supervisord.contracts.errors import (
     AlreadyExists,
     Error,
-    InvalidArgument,
     NotFound,
     Unavailable,
 )
@@ -49,6 +48,7 @@ from .foreign import ForeignLauncher
 from .launch import Launcher, Settings
 from .oci import OciRuntimes
 from .recovery import Recovery
+from .resources import check_resources
 from .shim import STATE_SECONDS, Shim
 from .task import Ended, Task
 
@@ -293,8 +293,7 @@ class TaskManager:
 
     async def update(self, namespace: str, id: str, resources: TypedValue) -> None:
         """See the contract."""
-        if not resources.value:
-            raise InvalidArgument("resources: must be the JSON of OCI LinuxResources")
+        check_resources(resources.value)
         await (await self._shim(namespace, id)).update(resources)
 
     async def checkpoint(
