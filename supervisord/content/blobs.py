@@ -8,6 +8,7 @@ metadata room's content store.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -78,7 +79,8 @@ class BlobFiles:
     def finish(self, number: int, digest: str) -> None:
         """After the row is written: drops the ingest, and makes the blob read-only."""
         self.remove_ingest(number)
-        self.blob_path(digest).chmod(0o444)
+        with contextlib.suppress(FileNotFoundError):  # deleted already
+            self.blob_path(digest).chmod(0o444)
 
     def remove_blob(self, digest: str) -> None:
         """Removes a blob if it is there."""

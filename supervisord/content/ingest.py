@@ -15,10 +15,15 @@ import logging
 import os
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from supervisord.contracts.errors import Error, ResourceExhausted, Unknown
+
+T = TypeVar("T")
 
 MAX_BEHIND = 8 << 20
 """Bytes that may wait for the disk, per ingest."""
@@ -84,7 +89,7 @@ class Ingest:
     async def truncate(self, size: int) -> None:
         """Drops all bytes from ``size`` on."""
         await self.settle()
-        await self._run(self._truncate, size)
+        await self._run(partial(self._truncate, size))
 
     async def digest_as(self, algorithm: str) -> str:
         """The digest of all bytes under an algorithm, read again if it is another one."""
@@ -100,13 +105,19 @@ class Ingest:
             await asyncio.shield(self._drainer)
         await self._raise_failure()
 
-    async def sync(self) -> None:
-        """Makes everything so far durable. Raises as ``write`` does."""
+    async def sync(self, then: Callable[[], T]) -> T:
+        """Makes everything so far durable, then does ``then`` in the same thread. Raises as
+        ``write`` does; if an early flush has failed, before ``then``."""
         await self.settle()
-        await self._run(os.fsync, self._descriptor)
         if self._flush is not None:
             await asyncio.shield(asyncio.wrap_future(self._flush))
-        await self._raise_failure()
+            await self._raise_failure()
+
+        def durable() -> T:
+            os.fsync(self._descriptor)
+            return then()
+
+        return await self._run(durable)
 
     async def close(self) -> None:
         """Writes what is queued, and closes the file; a second time does nothing."""
@@ -123,10 +134,10 @@ class Ingest:
         if self._failure is not None:
             log.warning("%s: %s", self._path, self._failure)
 
-    async def _run(self, work: object, *arguments: object) -> None:
+    async def _run(self, work: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._executor, work, *arguments)  # type: ignore[arg-type]
+            return await loop.run_in_executor(self._executor, work)
         except OSError as error:
             raise _translated(error) from error
 

@@ -43,13 +43,17 @@ class ImageStore(Protocol):
         """All that match, in order of name. Raises InvalidArgument for a malformed filter."""
         ...
 
-    async def create(self, namespace: str, image: Image) -> Image:
-        """Creates the record, then publishes /images/create.
+    async def create(self, namespace: str, image: Image, *, lease: str = "") -> Image:
+        """Creates the record, then publishes /images/create. ``lease`` holds an image that
+        expires (``containerd.io/gc.expire``); others need none.
 
-        Raises InvalidArgument (empty name, digest, size, media type, labels), AlreadyExists."""
+        Raises InvalidArgument (empty name, digest, size, media type, labels), AlreadyExists,
+        NotFound (lease)."""
         ...
 
-    async def update(self, namespace: str, image: Image, fieldpaths: Sequence[str]) -> Image:
+    async def update(
+        self, namespace: str, image: Image, fieldpaths: Sequence[str], *, lease: str = ""
+    ) -> Image:
         """Changes labels, target, annotations by path; all of them without one. Publishes
         /images/update. Raises NotFound, InvalidArgument."""
         ...

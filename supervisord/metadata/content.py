@@ -107,7 +107,7 @@ class Content:
         """Removes it from this namespace. Publishes /content/delete. Raises NotFound."""
 
         def remove(connection: sqlite3.Connection) -> None:
-            rows.info(connection, scope.namespace, digest)
+            rows.require(connection, scope.namespace, digest)
             rows.delete(connection, scope.namespace, digest)
             references.release(connection, scope, references.Node(references.CONTENT, digest))
             note_blob(connection, digest)
@@ -119,7 +119,7 @@ class Content:
 
     async def reader(self, scope: Scope, digest: str) -> BlobReader:
         """Opens a blob. Raises NotFound."""
-        await self.info(scope, digest)
+        self._commits.read(lambda c: rows.require(c, scope.namespace, digest))
         try:
             return BlobReader(self._parts.files.blob_path(check_digest(digest)))
         except FileNotFoundError:
@@ -202,7 +202,7 @@ class Content:
     async def _refuse_present(self, scope: Scope, digest: str) -> None:
         """Raises AlreadyExists if the namespace has the blob, which the lease then holds."""
         try:
-            await self.info(scope, digest)
+            self._commits.read(lambda c: rows.require(c, scope.namespace, digest))
         except NotFound:
             return
         if scope.lease:

@@ -55,8 +55,21 @@ def info(connection: sqlite3.Connection, namespace: str, digest: str) -> Info:
         (namespace, digest),
     ).fetchone()
     if row is None:
-        raise NotFound(f"content digest {digest}: not found")
+        raise _not_found(digest)
     return from_row(row)
+
+
+def require(connection: sqlite3.Connection, namespace: str, digest: str) -> None:
+    """Raises NotFound; a damaged record will do."""
+    found = connection.execute(
+        "SELECT 1 FROM blobs WHERE namespace = ? AND digest = ?", (namespace, digest)
+    ).fetchone()
+    if found is None:
+        raise _not_found(digest)
+
+
+def _not_found(digest: str) -> NotFound:
+    return NotFound(f"content digest {digest}: not found")
 
 
 def from_row(row: tuple[Any, ...]) -> Info:

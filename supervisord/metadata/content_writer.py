@@ -164,8 +164,6 @@ class ContentWriter:
                 raise FailedPrecondition(
                     f"unexpected commit digest {digest}, expected {expected}: failed precondition"
                 )
-            if self._ingest is not None:
-                await self._ingest.sync()
             async with self._parts.blob_locks.hold(digest):
                 made = await self._appear(digest, actual, labels)
             await self._end()
@@ -179,7 +177,9 @@ class ContentWriter:
         """File, then row. None if the namespace has the blob; the ingest is gone then too."""
         files, number = self._parts.files, self._row.file
         own = self._ingest is not None
-        new = own and await asyncio.to_thread(files.publish, number, digest, size)
+        new = False
+        if self._ingest is not None:
+            new = await self._ingest.sync(lambda: files.publish(number, digest, size))
 
         def record(connection: sqlite3.Connection) -> Info | None:
             scope, ref = self._scope, self._row.ref
@@ -198,12 +198,16 @@ class ContentWriter:
                 await self._unpublish(digest)
             raise
         if own:
-            try:
-                await asyncio.to_thread(files.finish, number, digest)
-            except OSError as error:
-                # The blob is there; the file of the ingest goes at the next start.
-                log.warning("ingest %d of %s: %s", number, digest, error)
+            self._parts.owner.spawn(self._finish(digest), "finish")
         return made
+
+    async def _finish(self, digest: str) -> None:
+        number = self._row.file
+        try:
+            await asyncio.to_thread(self._parts.files.finish, number, digest)
+        except OSError as error:
+            # The blob is there; the file of the ingest goes at the next start.
+            log.warning("ingest %d of %s: %s", number, digest, error)
 
     async def _unpublish(self, digest: str) -> None:
         """The row could not be written: the file goes, unless it is somebody's. The lock of the

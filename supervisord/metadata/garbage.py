@@ -134,9 +134,9 @@ def _sweep(
             note_blob(connection, key)
         else:
             snapshotter = kind.removeprefix(references.snapshots(""))
-            snapshot = snapshot_rows.get(connection, namespace, snapshotter, key)
+            backend, created_at = snapshot_rows.backend_of(connection, namespace, snapshotter, key)
             snapshot_rows.delete(connection, namespace, snapshotter, key)
-            snapshots.append((snapshot.created_at, snapshotter, snapshot.backend))
+            snapshots.append((created_at, snapshotter, backend))
     # A child is always younger than its parent: the youngest go first.
     for _, snapshotter, backend in sorted(snapshots, reverse=True):
         note_snapshot(connection, snapshotter, backend)

@@ -13,6 +13,7 @@ from supervisord.contracts import filters as filter_language
 from supervisord.contracts.errors import AlreadyExists, InvalidArgument, NotFound
 from supervisord.contracts.identifiers import check_digest
 from supervisord.contracts.images import Descriptor, Image
+from supervisord.contracts.scope import Scope
 
 from . import labels as label_rules
 from . import references
@@ -46,10 +47,10 @@ class Images:
         images = readable(rows, _image, "image")
         return [image for image in images if wanted.always or wanted.match(_adaptor(image))]
 
-    async def create(self, namespace: str, image: Image) -> Image:
+    async def create(self, namespace: str, image: Image, *, lease: str = "") -> Image:
         """Creates the record, then publishes /images/create.
 
-        Raises InvalidArgument, AlreadyExists."""
+        Raises InvalidArgument, AlreadyExists, NotFound (lease)."""
         now = image.created_at or time.time_ns()
         made = _checked(replace(image, created_at=now, updated_at=now))
 
@@ -61,14 +62,16 @@ class Images:
             )
             if not done.rowcount:
                 raise AlreadyExists(f'image "{made.name}": already exists')
-            _refer(connection, namespace, made)
+            _refer(connection, namespace, made, lease)
 
         await self._commits.write(insert)
         event = images_pb2.ImageCreate(name=made.name, labels=made.labels)
         self._commits.publish(namespace, "/images/create", event)
         return made
 
-    async def update(self, namespace: str, image: Image, fieldpaths: Sequence[str]) -> Image:
+    async def update(
+        self, namespace: str, image: Image, fieldpaths: Sequence[str], *, lease: str = ""
+    ) -> Image:
         """Changes labels, target, annotations; publishes /images/update.
 
         Raises NotFound, InvalidArgument."""
@@ -84,7 +87,7 @@ class Images:
                 "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 _row(namespace, changed),
             )
-            _refer(connection, namespace, changed)
+            _refer(connection, namespace, changed, lease)
             return changed
 
         # It may leave an old target to nobody; as in containerd that alone starts no collection.
@@ -98,11 +101,15 @@ class Images:
         Publishes /images/delete. Raises NotFound."""
 
         def remove(connection: sqlite3.Connection) -> None:
-            current = _get(connection, namespace, name)
-            if target is not None and target.digest and target.digest != current.target.digest:
+            # Not by _get: a damaged record can be deleted too.
+            row = connection.execute(
+                "SELECT digest FROM images WHERE namespace = ? AND name = ?", (namespace, name)
+            ).fetchone()
+            if row is None:
+                raise NotFound(f'image "{name}": not found')
+            if target is not None and target.digest not in ("", row[0]):
                 raise NotFound(
-                    f'image "{name}" has target {current.target.digest}, not {target.digest}: '
-                    "not found"
+                    f'image "{name}" has target {row[0]}, not {target.digest}: not found'
                 )
             delete_row(connection, namespace, name)
 
@@ -152,12 +159,14 @@ def _row(namespace: str, image: Image) -> tuple[Any, ...]:
     )
 
 
-def _refer(connection: sqlite3.Connection, namespace: str, image: Image) -> None:
+def _refer(connection: sqlite3.Connection, namespace: str, image: Image, lease: str) -> None:
     node = references.Node(references.IMAGES, image.name)
     target = references.Node(references.CONTENT, image.target.digest)
     edges = [references.Edge(node, target, flat=True)]
     edges.extend(references.label_edges(node, image.labels))
     references.replace(connection, namespace, node, edges)
+    if references.expires(image.labels):
+        references.hold(connection, Scope(namespace, lease), node)
 
 
 def _checked(image: Image) -> Image:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from supervisord.contracts.errors import InvalidArgument
+from supervisord.contracts.errors import DataLoss, InvalidArgument
 from supervisord.contracts.identifiers import check_labels
 
 _ENCODER = msgspec.json.Encoder()
@@ -25,8 +25,13 @@ def pack(values: Mapping[str, str]) -> bytes:
 
 
 def unpack(stored: bytes) -> dict[str, str]:
-    """Back from the row."""
-    return {} if stored == _EMPTY else _DECODER.decode(stored)
+    """Back from the row. Raises DataLoss if it is damaged."""
+    if stored == _EMPTY:
+        return {}
+    try:
+        return _DECODER.decode(stored)
+    except (msgspec.MsgspecError, TypeError) as error:
+        raise DataLoss(f"a record is damaged: its labels do not parse: {error}") from error
 
 
 def checked(values: Mapping[str, str], field: str) -> dict[str, str]:

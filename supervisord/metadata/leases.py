@@ -70,7 +70,7 @@ class Leases:
         """Drops the lease; with ``sync`` returns after a garbage collection. Raises NotFound."""
 
         def remove(connection: sqlite3.Connection) -> None:
-            _get(connection, namespace, id)
+            _require(connection, namespace, id)
             delete_row(connection, namespace, id)
 
         await self._commits.write(remove, deleted=True)
@@ -94,7 +94,7 @@ class Leases:
         node = _node(resource)
 
         def add(connection: sqlite3.Connection) -> None:
-            _get(connection, namespace, id)
+            _require(connection, namespace, id)
             references.add(connection, namespace, id, node)
 
         await self._commits.write(add)
@@ -104,7 +104,7 @@ class Leases:
         node = _node(resource)
 
         def remove(connection: sqlite3.Connection) -> None:
-            _get(connection, namespace, id)
+            _require(connection, namespace, id)
             references.remove(connection, namespace, id, node)
 
         await self._commits.write(remove, deleted=True)
@@ -113,7 +113,7 @@ class Leases:
         """In order of type and id. Raises NotFound (lease)."""
 
         def resources(connection: sqlite3.Connection) -> Sequence[Resource]:
-            _get(connection, namespace, id)
+            _require(connection, namespace, id)
             return [Resource(*node) for node in references.held(connection, namespace, id)]
 
         return self._commits.read(resources)
@@ -131,8 +131,21 @@ def _get(connection: sqlite3.Connection, namespace: str, id: str) -> Lease:
         (namespace, id),
     ).fetchone()
     if row is None:
-        raise NotFound(f'lease "{id}": not found')
+        raise _not_found(id)
     return _lease(row)
+
+
+def _require(connection: sqlite3.Connection, namespace: str, id: str) -> None:
+    """Raises NotFound; a damaged record will do."""
+    found = connection.execute(
+        "SELECT 1 FROM leases WHERE namespace = ? AND id = ?", (namespace, id)
+    ).fetchone()
+    if found is None:
+        raise _not_found(id)
+
+
+def _not_found(id: str) -> NotFound:
+    return NotFound(f'lease "{id}": not found')
 
 
 def _lease(row: tuple[Any, ...]) -> Lease:

@@ -94,6 +94,11 @@ def expiry(labels: Mapping[str, str], thing: str) -> int | None:
     return None
 
 
+def expires(labels: Mapping[str, str]) -> bool:
+    """Whether a time is set, be it one that counts or not."""
+    return _EXPIRE in labels
+
+
 def label_edges(node: Node, labels: Mapping[str, str]) -> Iterator[Edge]:
     """The edges that the labels of a thing make."""
     for key, value in labels.items():

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-import msgspec
+from supervisord.contracts.errors import DataLoss
 
 T = TypeVar("T")
 
@@ -18,5 +18,5 @@ def readable(rows: Iterable[Any], convert: Callable[[Any], T], noun: str) -> Ite
     for row in rows:
         try:
             yield convert(row)
-        except (ValueError, TypeError, msgspec.MsgspecError) as error:
+        except (ValueError, TypeError, DataLoss) as error:
             log.error("a damaged %s record is left out: %s: %.200r", noun, error, row)

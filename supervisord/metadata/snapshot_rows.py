@@ -61,8 +61,29 @@ def get(connection: sqlite3.Connection, namespace: str, snapshotter: str, key: s
     """Raises NotFound."""
     row = find(connection, namespace, snapshotter, key)
     if row is None:
-        raise NotFound(f"snapshot {key} does not exist: not found")
+        raise _not_found(key)
     return row
+
+
+def backend_of(
+    connection: sqlite3.Connection, namespace: str, snapshotter: str, key: str
+) -> tuple[str, int]:
+    """The key in the backend and the time of creation; a damaged record will do.
+
+    Raises NotFound."""
+    found = connection.execute(
+        "SELECT backend, created_at FROM snapshots"
+        " WHERE namespace = ? AND snapshotter = ? AND key = ?",
+        (namespace, snapshotter, key),
+    ).fetchone()
+    if found is None:
+        raise _not_found(key)
+    backend, created_at = found
+    return backend, created_at
+
+
+def _not_found(key: str) -> NotFound:
+    return NotFound(f"snapshot {key} does not exist: not found")
 
 
 def all_raw(

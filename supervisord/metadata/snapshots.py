@@ -128,12 +128,12 @@ class Snapshots:
         """Publishes /snapshot/remove. Raises NotFound, FailedPrecondition."""
 
         def forget(connection: sqlite3.Connection) -> None:
-            row = rows.get(connection, scope.namespace, self.name, key)
+            backend, _ = rows.backend_of(connection, scope.namespace, self.name, key)
             if rows.has_children(connection, scope.namespace, self.name, key):
                 raise FailedPrecondition("cannot remove snapshot with child: failed precondition")
             rows.delete(connection, scope.namespace, self.name, key)
             references.release(connection, scope, self._node(key))
-            note_snapshot(connection, self.name, row.backend)
+            note_snapshot(connection, self.name, backend)
 
         async with self._locks.hold((scope.namespace, key)):
             await self._commits.write(forget, deleted=True)

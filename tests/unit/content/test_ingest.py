@@ -41,7 +41,7 @@ async def test_pieces_of_all_sizes_arrive_in_order(
         await ingest.write(piece)
         whole += piece
         assert (ingest.offset, ingest.digest()) == (len(whole), sha(whole))
-    await ingest.sync()
+    await ingest.sync(lambda: None)
     assert (tmp_path / "i").read_bytes() == whole
     await ingest.close()
     await ingest.close()
@@ -93,7 +93,7 @@ async def test_a_full_disk_keeps_what_fitted(disk: Path, executor: ThreadPoolExe
     assert 0 < len(kept) <= 2 << 20
     (disk / "other").unlink()
     await ingest.write(b"goes on")
-    await ingest.sync()
+    await ingest.sync(lambda: None)
     assert ingest.digest() == sha(kept + b"goes on")
     assert (disk / "i").read_bytes() == kept + b"goes on"
     await ingest.close()

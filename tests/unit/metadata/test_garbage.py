@@ -176,6 +176,23 @@ async def test_an_expired_image_goes(metadata: Metadata, events: Recorder) -> No
     assert events.topics() == ["/images/delete"]
 
 
+async def test_a_lease_holds_an_expired_image(metadata: Metadata) -> None:
+    blob = await add_blob(metadata, b"blob", {PREFIX + "root": "1"})
+    image = Image("i", Descriptor("t", blob, 4), {PREFIX + "expire": _at(-1)})
+    with pytest.raises(NotFound, match="lease"):
+        await metadata.images.create("test", image, lease="L")
+    await metadata.leases.create("test", Lease("L"))
+    await metadata.images.create("test", image, lease="L")
+    await metadata.images.create("test", replace(image, name="j", labels={}), lease="L")
+    await metadata.garbage.sweep()
+    assert [(r.type, r.id) for r in metadata.leases.list_resources("test", "L")] == [
+        ("images", "i")
+    ]
+    assert metadata.images.get("test", "i")
+    await metadata.leases.delete("test", "L", sync=True)
+    assert [image.name for image in metadata.images.list("test")] == ["j"]
+
+
 async def test_ingests(metadata: Metadata) -> None:
     plain = await metadata.content.writer(SCOPE, "plain")
     await metadata.leases.create("test", Lease("L"))

@@ -12,6 +12,7 @@ from protos.containerd.services.containers.v1 import containers_pb2
 from supervisord.contracts.containers import Container, Runtime
 from supervisord.contracts.errors import (
     AlreadyExists,
+    DataLoss,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -330,5 +331,19 @@ async def test_a_damaged_row_hides_no_other(
     )
     assert [c.id for c in stores.containers.list("test")] == ["web"]
     assert [i.name for i in stores.images.list("test")] == [IMAGE.name]
+    with pytest.raises(DataLoss, match="damaged"):
+        stores.images.get("test", "bad")
     await stores.containers.delete("test", "bad")
+    await stores.images.delete("test", "bad")
+    digest = await add_blob(stores, b"x", {"containerd.io/gc.root": "1"})
+    await stores.snapshots["memory"].prepare(SCOPE, "s", "", {})
+    await stores.leases.create("test", Lease("L"))
+    for table in ("blobs", "snapshots", "leases"):
+        await stores.database.write(lambda c, t=table: c.execute(f"UPDATE {t} SET labels = 'x'"))  # type: ignore[misc]  # noqa: S608
+    assert await stores.content.read_blob(SCOPE, digest) == b"x"
+    await stores.leases.delete("test", "L")
+    await stores.snapshots["memory"].remove(SCOPE, "s")
+    await stores.content.delete(SCOPE, digest)
+    await stores.garbage.sweep()
+    assert backend.snapshots == {}
     await stores.close()
