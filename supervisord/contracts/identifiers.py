@@ -18,6 +18,8 @@ MAX_REF = 4096
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*\Z")
 _DIGEST = re.compile(r"(?P<algorithm>[a-z0-9]+(?:[.+_-][a-z0-9]+)*):(?P<hex>[A-Za-z0-9=_-]+)\Z")
+_TYPE_NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
+_MEDIA_TYPE = re.compile(rf"{_TYPE_NAME}/{_TYPE_NAME}\Z")
 _HEX_LENGTH = {"sha256": 64, "sha384": 96, "sha512": 128}
 _HEX = re.compile(r"[a-f0-9]+\Z")
 
@@ -67,6 +69,13 @@ def check_digest(value: str, field: str = "digest") -> str:
         raise InvalidArgument(
             f"{field}: {value!r} must have {length} lower-case hexadecimal characters"
         )
+    return value
+
+
+def check_media_type(value: str, field: str = "media type") -> str:
+    """``value`` if it has the form ``type/subtype`` (RFC 6838, section 4.2)."""
+    if _MEDIA_TYPE.match(value) is None:
+        raise InvalidArgument(f"{field}: {value!r} is not a media type of the form type/subtype")
     return value
 
 

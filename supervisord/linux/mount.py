@@ -77,6 +77,8 @@ def mount_one(mount: MountSpec, target: str) -> None:
     options = opts.parse(mount.options)
     if "\0" in mount.source or "\0" in mount.type:
         raise InvalidArgument("mount: type and source must not have a zero byte")
+    if options.flags & opts.BIND and options.data:
+        raise InvalidArgument(f"mount: option {options.data[0]!r} is not one of a bind mount")
     mounted_here = False
     try:
         flags = options.flags & ~opts.PROPAGATION
@@ -92,8 +94,18 @@ def mount_one(mount: MountSpec, target: str) -> None:
     except OSError as error:
         if mounted_here:
             _detach(target)
-        where = f"{mount.type or 'bind'} {mount.source!r} on {target!r}"
-        raise Unknown(f"mount {where}: {(error.strerror or str(error)).lower()}") from error
+        raise _refused(mount, target, error) from error
+
+
+def _refused(mount: MountSpec, target: str, error: OSError) -> Error:
+    """What the kernel's errno says of the request: a malformed one is the caller's fault."""
+    where = f"{mount.type or 'bind'} {mount.source!r} on {target!r}"
+    if error.errno == errno.ENODEV:
+        return InvalidArgument(f"mount {where}: type: the kernel knows no such filesystem")
+    if error.errno == errno.EINVAL:
+        options = ",".join(mount.options)
+        return InvalidArgument(f"mount {where}: options {options!r}: invalid argument")
+    return Unknown(f"mount {where}: {(error.strerror or str(error)).lower()}")
 
 
 def unmount_all(target: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from protos.containerd.services.diff.v1 import diff_pb2 as pb
 from supervisord.contracts.diff import ApplyOptions, Differ, DiffOptions
 from supervisord.contracts.errors import Unimplemented
+from supervisord.contracts.identifiers import check_digest, check_media_type
 from supervisord.contracts.images import Descriptor
 
 from .call import Call
@@ -23,6 +24,8 @@ class DiffService:
     async def apply(self, call: Call, request: pb.ApplyRequest) -> pb.ApplyResponse:
         required(request.HasField("diff"), "diff")
         layer = from_descriptor(request.diff)
+        check_digest(layer.digest, "diff.digest")
+        check_media_type(layer.media_type, "diff.media_type")
         mounts = from_mounts(request.mounts)
         options = ApplyOptions(typed_map(request.payloads), request.sync_fs or self._sync_fs)
         refusal = Unimplemented(f"no differ applies media type {layer.media_type!r}")
@@ -40,6 +43,8 @@ class DiffService:
         if request.HasField("source_date_epoch"):
             epoch = nanoseconds(request.source_date_epoch) // 1_000_000_000
         options = DiffOptions(request.media_type, request.ref, dict(request.labels), epoch)
+        if options.media_type:
+            check_media_type(options.media_type, "media_type")
         lower, upper = from_mounts(request.left), from_mounts(request.right)
         refusal = Unimplemented(f"no differ writes media type {options.media_type!r}")
         for differ in self._differs:
