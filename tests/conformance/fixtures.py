@@ -85,12 +85,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
 
 
 @pytest.fixture(scope="session", params=list(KINDS))
-def daemon(request: pytest.FixtureRequest, lasting: Lasting) -> Iterator[Daemon]:
-    """The daemon under test, for the whole session."""
+def daemon(request: pytest.FixtureRequest, lasting: Lasting, image_tar: Path) -> Iterator[Daemon]:
+    """The daemon under test, for the whole session; it has run a container once."""
     started = KINDS[request.param]()
     try:
         with lasting():
             started.start()
+            _warm(started, image_tar)
         yield started
     finally:
         started.close()
@@ -200,6 +201,18 @@ def shop(daemon: Daemon, shop_namespace: str, image: ocitar.Image) -> Iterator[S
         sweep.snapshots(wire, keep=frozenset(image.chain_ids))
     finally:
         remove_cgroups(f"/{shop_namespace}")
+        wire.close()
+
+
+def _warm(daemon: Daemon, image_tar: Path) -> None:
+    """Lets the daemon start what it starts at the first need, before anybody counts processes."""
+    wire = Wire(daemon.address, "warm-up", ours=daemon.ours)
+    ctr = Ctr(daemon.address, "warm-up")
+    try:
+        ctr("i", "import", str(image_tar))
+        ctr("run", "--rm", IMAGE, "first", "true")
+        sweep.namespace(wire)
+    finally:
         wire.close()
 
 

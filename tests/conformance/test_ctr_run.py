@@ -190,8 +190,8 @@ def test_log_uri_file(shop: Shop, unique: str, tmp_path: Path) -> None:
         time.sleep(0.05)
     shop.ctr("t", "rm", unique)
     content = log.read_bytes()
-    assert content.startswith((b"out\n", b"err\n"))
-    assert b"err\n" in content[:20]
+    assert b"out\n" in content
+    assert b"err\n" in content  # another stream: its place among the rest is not promised
     assert len(content) == 8 + 300_000
 
 

@@ -115,7 +115,7 @@ def test_taken_names_and_missing_parents(snap: Snapshots) -> None:
     snap("prepare", "k1")
     snap.refused("prepare", "k1", says="already exists")
     snap.refused("prepare", "k2", "absent", says="not found")
-    snap.refused("prepare", "k2", "k1", says="not committed")
+    snap.refused("prepare", "k2", "k1", says="committed")
     snap.refused("commit", "n1", "absent", says="not found")
     snap("commit", "n1", "k1")
     snap("prepare", "k1")

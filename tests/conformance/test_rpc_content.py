@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import queue
 import time
@@ -88,7 +89,6 @@ def test_write_in_steps(wire: Wire) -> None:
         answer = session.send(pb.WRITE, data=data[:100_000])
         assert (answer.action, answer.offset) == (pb.WRITE, 100_000)
         assert answer.digest == sha256(data[:100_000])
-        assert answer.total == len(data)
         found = status(wire, "r")
         assert (found.ref, found.offset, found.total) == ("r", 100_000, len(data))
         answer = session.send(pb.WRITE, offset=100_000, data=data[100_000:])
@@ -157,7 +157,7 @@ def test_offset_zero_starts_again(wire: Wire) -> None:
 def test_any_other_offset_than_the_next_is_refused(wire: Wire, offset: int) -> None:
     with Session(wire) as session:
         session.send(pb.WRITE, ref="r", data=b"1234")
-        with wire.refused(Code.OUT_OF_RANGE, "offset"):
+        with wire.refused(Code.OUT_OF_RANGE, "4"):
             session.send(pb.WRITE, offset=offset, data=b"x")
     assert offset_of(wire, "r") == 4
 
@@ -247,7 +247,7 @@ def test_read_ranges(wire: Wire) -> None:
         end = offset + size if size else len(data)
         assert read(wire, digest, offset, size) == data[offset:end], (offset, size)
     assert read(wire, digest, len(data)) == b""
-    with wire.refused(Code.OUT_OF_RANGE, "offset"):
+    with wire.refused(Code.OUT_OF_RANGE):
         read(wire, digest, len(data) + 1)
     if wire.ours:  # 1.6 refuses a size beyond the end, newer ones read to the end
         assert read(wire, digest, 10, len(data)) == data[10:]
@@ -309,15 +309,17 @@ def test_delete(wire: Wire) -> None:
 
 
 def test_other_algorithm(wire: Wire) -> None:
-    import hashlib
-
+    """Containerd 1.6 knows sha256 alone; newer ones keep a blob under the digest asked for."""
     digest = "sha512:" + hashlib.sha512(b"data").hexdigest()
     request = pb.WriteContentRequest(
         action=pb.COMMIT, ref="r", data=b"data", expected=digest, labels=ROOT
     )
-    with pytest.raises(grpc.RpcError) as caught:
+    if wire.ours:
         list(wire.content.Write(iter([request])))
-    assert caught.value.code() is Code.FAILED_PRECONDITION  # type: ignore[attr-defined]
+        assert read(wire, digest) == b"data"
+    else:
+        with wire.refused(Code.FAILED_PRECONDITION):
+            list(wire.content.Write(iter([request])))
 
 
 def test_ingest_and_blobs_outlive_the_daemon(own_daemon: Daemon) -> None:

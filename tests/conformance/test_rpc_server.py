@@ -111,7 +111,7 @@ def test_a_garbled_request_is_refused(wire: Wire) -> None:
     call = wire.channel.unary_unary("/containerd.services.containers.v1.Containers/Get")
     with pytest.raises(grpc.RpcError) as caught:
         call(b"\xff\xff\xff\xff")
-    assert caught.value.code() in (Code.INTERNAL, Code.INVALID_ARGUMENT)  # type: ignore[attr-defined]
+    assert caught.value.code() in (Code.INTERNAL, Code.INVALID_ARGUMENT, Code.UNKNOWN)  # type: ignore[attr-defined]
     wire.version.Version(Empty())
 
 

@@ -126,7 +126,7 @@ def test_codes_of_the_wrong_moment(wire: Wire, unique: str, run: Callable[..., i
     run()
     with wire.refused(Code.ALREADY_EXISTS, unique):
         wire.create_task(unique)
-    with wire.refused(Code.FAILED_PRECONDITION, unique, reference=Code.UNKNOWN):
+    with wire.refused(Code.FAILED_PRECONDITION, "running", reference=Code.UNKNOWN):
         wire.start(unique)
     with wire.refused(Code.FAILED_PRECONDITION, reference=Code.UNKNOWN):
         wire.delete_task(unique)
@@ -428,7 +428,7 @@ def test_terminal_over_fifos_and_resize(
         )
 
     made = fifos(terminal=True)
-    script = "while [ $(stty size | cut -d' ' -f2) != 99 ]; do sleep 0.02; done; stty size"
+    script = "until stty size 2>/dev/null | grep -q 99; do sleep 0.02; done; stty size"
     wire.container(unique, ["sh", "-c", script], parent=shop.chain_id, change=on_terminal)
     wire.create_task(unique, terminal=True, **made.paths)
     wire.start(unique)
