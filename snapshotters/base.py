@@ -9,6 +9,7 @@ row, which ``cleanup`` removes, and never a row without its directory. It never 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sqlite3
 from abc import ABC, abstractmethod
@@ -18,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from supervisord.aio.owner import TaskOwner
-from supervisord.contracts.errors import Unavailable
+from supervisord.contracts.errors import Error, NotFound, ResourceExhausted, Unavailable, Unknown
 from supervisord.contracts.filters import parse
 from supervisord.contracts.snapshots import Info, Kind, Mount, Usage
 from supervisord.sqlite.database import Database
@@ -83,7 +84,7 @@ class DirectorySnapshotter(ABC):
         row = self._database.read(partial(index.get, name=key))
         if row.info.kind != Kind.ACTIVE:
             return row.usage
-        return await asyncio.to_thread(disk_usage, self._tree(row.id))
+        return await self._measure(row)
 
     async def mounts(self, key: str) -> Sequence[Mount]:
         return self._mounts(self._database.read(partial(index.chain, name=key)))
@@ -104,7 +105,7 @@ class DirectorySnapshotter(ABC):
         row = self._database.read(partial(index.get, name=key))
         usage = Usage()
         if row.info.kind == Kind.ACTIVE:
-            usage = await asyncio.to_thread(disk_usage, self._tree(row.id))
+            usage = await self._measure(row)
         await self._database.write(
             partial(
                 index.commit,
@@ -167,6 +168,14 @@ class DirectorySnapshotter(ABC):
             return
         await self._remove_tree(str(id))
 
+    async def _measure(self, row: index.Row) -> Usage:
+        try:
+            return await asyncio.to_thread(disk_usage, self._tree(row.id))
+        except FileNotFoundError:
+            raise NotFound(f"snapshot {row.info.name!r}: its directory is gone") from None
+        except OSError as error:
+            raise disk_error(row.info.name, error) from error
+
     async def _remove_tree(self, name: str) -> None:
         async with self._removals:  # a big tree must not take the whole thread pool
             await asyncio.to_thread(remove_tree, self.root / "snapshots" / name)
@@ -192,6 +201,13 @@ def field(info: Info, path: Sequence[str]) -> tuple[str, bool]:
             key = ".".join(path[1:])
             return info.labels.get(key, ""), key in info.labels
     return "", False
+
+
+def disk_error(name: str, error: OSError) -> Error:
+    """What a client is told when the disk refused."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceExhausted(f"snapshot {name!r}: no space left on the disk")
+    return Unknown(f"snapshot {name!r}: {error}")
 
 
 def with_label(info: Info, key: str, value: str) -> Info:

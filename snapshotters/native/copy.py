@@ -11,10 +11,12 @@ import fcntl
 import os
 import stat
 
+from supervisord.linux.xattr import copy_xattrs
+
 _FICLONE = 0x40049409
 _CHUNK = 1 << 30
 _NO_RANGE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
-_NO_XATTR = (errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.ENODATA)
+_NOT_PERMITTED = (errno.EOPNOTSUPP, errno.EPERM, errno.EACCES)
 
 _Links = dict[tuple[int, int], str]
 
@@ -58,27 +60,10 @@ def _copy_entry(source: str, target: str, found: os.stat_result, links: _Links) 
 
 def _copy_attributes(source: str, target: str, found: os.stat_result) -> None:
     os.chown(target, found.st_uid, found.st_gid, follow_symlinks=False)
-    _copy_xattrs(source, target)
+    copy_xattrs(source, target, tolerated=_NOT_PERMITTED)  # security.* often are not
     if not stat.S_ISLNK(found.st_mode):
         os.chmod(target, stat.S_IMODE(found.st_mode))  # after chown, which clears set-id bits
     os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns), follow_symlinks=False)
-
-
-def _copy_xattrs(source: str, target: str) -> None:
-    """Those that this filesystem and our privileges permit (security.* often are not)."""
-    try:
-        names = os.listxattr(source, follow_symlinks=False)
-    except OSError as error:
-        if error.errno in _NO_XATTR:
-            return
-        raise
-    for name in names:
-        try:
-            value = os.getxattr(source, name, follow_symlinks=False)
-            os.setxattr(target, name, value, follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in _NO_XATTR:
-                raise
 
 
 def _copy_file(source: str, target: str, size: int) -> None:

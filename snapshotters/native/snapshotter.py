@@ -8,7 +8,6 @@ its row is written. A view of a parent has no directory: it is that parent, moun
 from __future__ import annotations
 
 import asyncio
-import errno
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,9 +15,9 @@ from functools import partial
 from pathlib import Path
 
 from snapshotters import index
-from snapshotters.base import DirectorySnapshotter
+from snapshotters.base import DirectorySnapshotter, disk_error
 from supervisord.aio.locks import KeyedLock
-from supervisord.contracts.errors import FailedPrecondition, ResourceExhausted
+from supervisord.contracts.errors import FailedPrecondition
 from supervisord.contracts.snapshots import Kind, Mount
 from supervisord.sqlite.database import Database
 
@@ -76,9 +75,7 @@ class NativeSnapshotter(DirectorySnapshotter):
         try:
             await asyncio.to_thread(_fill, self._tree(id), source)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise ResourceExhausted(f"snapshot {key!r}: no space left on the disk") from error
-            raise
+            raise disk_error(key, error) from error
         finally:
             if parents:
                 self._copied[parents[0]] -= 1

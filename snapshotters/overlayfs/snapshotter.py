@@ -8,11 +8,12 @@ here.
 """
 
 # Plain os calls, because this runs for every container.
-# ruff: noqa: PTH101, PTH102, PTH116
+# ruff: noqa: PTH101, PTH102, PTH112, PTH116
 from __future__ import annotations
 
 import asyncio
-import errno
+import contextlib
+import logging
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -20,13 +21,15 @@ from functools import partial
 from pathlib import Path
 
 from snapshotters import index
-from snapshotters.base import DirectorySnapshotter, with_label
-from supervisord.contracts.errors import InvalidArgument, ResourceExhausted
+from snapshotters.base import DirectorySnapshotter, disk_error, with_label
+from supervisord.contracts.errors import InvalidArgument
 from supervisord.contracts.snapshots import Info, Kind, Mount
 from supervisord.sqlite.database import Database
 
 from .idmap import GID_LABEL, UID_LABEL, root_owner
 from .probe import overlay_options
+
+log = logging.getLogger(__name__)
 
 UPPERDIR_LABEL = "containerd.io/snapshot/overlay.upperdir"
 
@@ -75,7 +78,7 @@ class OverlaySnapshotter(DirectorySnapshotter):
         options = await asyncio.to_thread(_make_root, root, tuple(mount_options))
         database = await Database.open(root / "metadata.sqlite", index.MIGRATIONS)
         try:
-            return cls(
+            opened = cls(
                 root,
                 database,
                 options=options,
@@ -83,9 +86,35 @@ class OverlaySnapshotter(DirectorySnapshotter):
                 upperdir_label=upperdir_label,
                 remap_ids=remap_ids,
             )
+            await opened._repair()
+            return opened
         except BaseException:
             await database.close()
             raise
+
+    async def _repair(self) -> None:
+        """Makes directories again that a power failure took from a row which it left: rows are
+        synced, mkdirs only ordered. Those of active snapshots were empty then; a committed one
+        that is not there is reported."""
+        after = ""
+        while page := self._database.read(partial(index.page, after=after)):
+            await asyncio.to_thread(self._repair_page, page)
+            after = page[-1].info.name
+
+    def _repair_page(self, page: Sequence[index.Row]) -> None:
+        for row in page:
+            parts = ["fs", "work"] if row.info.kind == Kind.ACTIVE else ["fs"]
+            if all(os.path.isdir(f"{self._path(row.id)}/{part}") for part in parts):
+                continue
+            if row.info.kind == Kind.COMMITTED:
+                log.error("snapshot %s: its directory %d is gone", row.info.name, row.id)
+                continue
+            log.warning("snapshot %s: making its directory %d again", row.info.name, row.id)
+            parents = (row.parent_id,) if row.parent_id else ()
+            try:
+                self._make(row.id, row.info.kind, parents, row.info.labels)
+            except OSError as error:  # its parent's is gone too: the others must not wait for it
+                log.error("snapshot %s: %s", row.info.name, error)
 
     def _tree(self, id: int) -> str:
         return f"{self._folder}/{id}/fs"
@@ -123,18 +152,16 @@ class OverlaySnapshotter(DirectorySnapshotter):
         try:
             self._make(id, kind, parents, labels)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise ResourceExhausted(f"snapshot {key!r}: no space left on the disk") from error
-            raise
+            raise disk_error(key, error) from error
         return index.insert(connection, id, kind, key, parents, labels)
 
     def _make(self, id: int, kind: Kind, parents: Sequence[int], labels: Mapping[str, str]) -> None:
         folder = self._path(id)
         tree = f"{folder}/fs"
-        os.mkdir(folder, 0o700)
-        os.mkdir(tree, _FS_MODE)
+        _mkdir(folder, 0o700)
+        _mkdir(tree, _FS_MODE)
         if kind == Kind.ACTIVE:
-            os.mkdir(f"{folder}/work", _WORK_MODE)
+            _mkdir(f"{folder}/work", _WORK_MODE)
         owner = root_owner(labels)
         mode = _FS_MODE
         if parents:  # the merged root looks like the top layer's: go on with the parent's
@@ -163,6 +190,11 @@ class OverlaySnapshotter(DirectorySnapshotter):
             return []
         pairs = (("uidmap", UID_LABEL), ("gidmap", GID_LABEL))
         return [f"{option}={labels[label]}" for option, label in pairs if label in labels]
+
+
+def _mkdir(path: str, mode: int) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, mode)
 
 
 def _make_root(root: Path, mount_options: tuple[str, ...]) -> tuple[str, ...]:

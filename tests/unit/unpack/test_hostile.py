@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from supervisord.linux.process import start_time
+
 from .archives import archive, folder, hardlink, member, symlink
 from .conftest import Apply
 from .forks import Forks
@@ -155,6 +157,6 @@ def test_the_worker_gives_up_when_nobody_waits(forks: Forks, root: Path) -> None
         while time.monotonic() < deadline:
             os.write(blob_write, bytes(65536))
     os.close(blob_write)
-    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+    while start_time(pid) is not None and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not os.path.exists(f"/proc/{pid}")
+    assert start_time(pid) is None
