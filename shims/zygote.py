@@ -159,7 +159,10 @@ def main() -> None:
     finish()
     gc.freeze()
     gc.disable()
-    _answer(sock, 0, pid=os.getpid())
+    try:
+        _answer(sock, 0, pid=os.getpid())
+    except BrokenPipeError:
+        return  # the daemon stopped while we started
     serve(sock, kind, worker)
 
 

@@ -30,6 +30,7 @@ GRPC = "io.containerd.grpc.v1"
 TTRPC = "io.containerd.ttrpc.v1"
 SERVICE = "io.containerd.service.v1"
 RUNTIME = "io.containerd.runtime.v2"
+COLLECTOR = "io.containerd.gc.v1"
 EVENTS = "io.containerd.event.v1"
 _GRACE = 0.5
 
@@ -132,6 +133,7 @@ class Daemon:
 
         tasks = self.graph.instances(RUNTIME).get("task")
         exchange = self.graph.instances(EVENTS).get("exchange")
+        collector = self.graph.instances(COLLECTOR).get("scheduler")
         server = await MetricsServer.open(
             address,
             counters,
@@ -140,6 +142,7 @@ class Daemon:
             namespaces=self.graph.instances(SERVICE).get("namespaces-service"),
             events=lambda: getattr(exchange, "topics", {}),
             shims=lambda: 0 if tasks is None else len(tasks),
+            collections=getattr(collector, "totals", None),
         )
         self._undo.push_async_callback(server.close)
 

@@ -8,9 +8,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from supervisord import __version__
+
+if TYPE_CHECKING:
+    from supervisord.contracts.plugins import Registration
+
+    from .config import Config
+
+Broken = Mapping[str, Exception]
 
 _LEVELS = "trace, debug, info, warn, error, fatal, panic"
 
@@ -58,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .config import ConfigError, default, load
     from .plugins import discovered
 
-    registrations = (*BUILTINS, *discovered())
+    extras, broken = discovered()
+    registrations = (*BUILTINS, *extras)
     if getattr(arguments, "action", "") == "default":
         from .config_text import commented
 
@@ -74,16 +82,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         sys.stdout.write(plain(config))
         return 0
-    return _run(config, registrations)
+    return _run(config, registrations, broken)
 
 
-def _run(config: Any, registrations: Sequence[Any]) -> int:
+def _run(config: Config, registrations: Sequence[Registration], broken: Broken) -> int:
     import asyncio
+    import logging
 
     from .lifecycle import live
     from .logs import set_up
 
     set_up(config["debug"]["level"], config["debug"]["format"])
+    for name, error in broken.items():
+        fields = {"entry_point": name, "error": error}
+        logging.getLogger(__name__).warning("plugin not loaded", extra=fields)
     return asyncio.run(live(config, registrations))
 
 

@@ -55,10 +55,11 @@ class _Plugin:
         )
 
 
-def discovered() -> list[Registration]:
-    """The registrations that other packages offer as entry points. One that cannot be loaded is
-    logged and left out: a broken package must not stop the daemon."""
+def discovered() -> tuple[list[Registration], dict[str, Exception]]:
+    """The registrations that other packages offer as entry points, and what went wrong with the
+    others by name: a broken package must not stop the daemon."""
     found: list[Registration] = []
+    broken: dict[str, Exception] = {}
     for entry in sorted(
         importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name
     ):
@@ -69,8 +70,8 @@ def discovered() -> list[Registration]:
                 raise TypeError(f"{entry.value} is no Registration")
             found.append(offered)
         except Exception as error:
-            log.warning("plugin not loaded", extra={"entry_point": entry.name, "error": error})
-    return found
+            broken[entry.name] = error
+    return found, broken
 
 
 def ordered(

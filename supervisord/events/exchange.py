@@ -27,6 +27,10 @@ QUEUE = 16384
 """Events that a subscription may be behind."""
 
 
+_TOPICS = 256
+"""Topics that are counted each for itself: clients may invent any number."""
+
+
 @lru_cache(maxsize=512)
 def check_topic(topic: str) -> str:
     """``topic`` if it begins with ``/`` and each part is an identifier. Raises InvalidArgument."""
@@ -107,12 +111,14 @@ class Subscription:
 
 
 class Exchange:
-    """Implements contracts.events.Exchange. ``queue`` bounds each subscription."""
+    """Implements contracts.events.Exchange. ``queue`` bounds each subscription. ``published``
+    counts events, ``topics`` those of each topic."""
 
     def __init__(self, queue: int = QUEUE) -> None:
         self._limit = queue
         self._subscriptions: set[Subscription] = set()
         self.published = 0
+        self.topics: dict[str, int] = {}
 
     @property
     def subscribers(self) -> int:
@@ -147,6 +153,10 @@ class Exchange:
 
     def _deliver(self, envelope: Envelope) -> None:
         self.published += 1
+        topic = envelope.topic
+        if topic not in self.topics and len(self.topics) >= _TOPICS:
+            topic = "other"
+        self.topics[topic] = self.topics.get(topic, 0) + 1
         fields = EventFields(envelope)
         for subscription in tuple(self._subscriptions):
             subscription.offer(envelope, fields)

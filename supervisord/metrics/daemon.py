@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
+from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.metrics import Histogram
@@ -14,19 +15,30 @@ _INTERVAL = 0.5
 _LAG_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 
+class Totals(Protocol):
+    """What garbage collections did since the start (``gc.scheduler.Totals``)."""
+
+    succeeded: int
+    failed: int
+    seconds: float
+    deleted: int
+
+
 class DaemonCollector:
     """Reads counts that the engines keep. ``events`` answers how many events each topic had,
-    ``shims`` how many shims run."""
+    ``shims`` how many shims run, ``collections`` what garbage collection did."""
 
     def __init__(
         self,
         version: str,
         events: Callable[[], Mapping[str, int]],
         shims: Callable[[], int],
+        collections: Totals | None = None,
     ) -> None:
         self._version = version
         self._events = events
         self._shims = shims
+        self._collections = collections
 
     def collect(self) -> Iterator[Metric]:
         build = GaugeMetricFamily(
@@ -43,6 +55,23 @@ class DaemonCollector:
         yield GaugeMetricFamily(
             "supervisord_shims_running", "Shims that the daemon is connected to.", self._shims()
         )
+        if self._collections is not None:
+            yield from _collected(self._collections)
+
+
+def _collected(totals: Totals) -> Iterator[Metric]:
+    runs = CounterMetricFamily(
+        "supervisord_gc_collections", "Garbage collections, by result.", labels=("result",)
+    )
+    runs.add_metric(["succeeded"], totals.succeeded)
+    runs.add_metric(["failed"], totals.failed)
+    yield runs
+    yield CounterMetricFamily(
+        "supervisord_gc_seconds", "Seconds spent in garbage collections.", totals.seconds
+    )
+    yield CounterMetricFamily(
+        "supervisord_gc_deleted", "Records that garbage collections deleted.", totals.deleted
+    )
 
 
 class LoopLag:

@@ -28,7 +28,7 @@ from supervisord.contracts.tasks import Metric, TaskManager
 from supervisord.services.counters import CallCounters
 
 from .containers import ContainerCollector
-from .daemon import DaemonCollector, LoopLag
+from .daemon import DaemonCollector, LoopLag, Totals
 from .grpc_calls import GrpcCollector
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ class MetricsServer:
         namespaces: NamespaceStore | None = None,
         events: Callable[[], Mapping[str, int]] = dict,
         shims: Callable[[], int] = int,
+        collections: Totals | None = None,
     ) -> MetricsServer:
         """Listens on ``address`` (HOST:PORT) and measures from now on.
 
@@ -75,7 +76,7 @@ class MetricsServer:
         registry = CollectorRegistry()
         for collector in (
             GrpcCollector(counters, histogram=histogram),
-            DaemonCollector(__version__, events, shims),
+            DaemonCollector(__version__, events, shims, collections),
         ):
             registry.register(collector)
         if tasks is not None and namespaces is not None:

@@ -6,6 +6,7 @@ These calls act on namespaces, not in one, so they need none in their metadata.
 from __future__ import annotations
 
 from protos.containerd.services.namespaces.v1 import namespaces_pb2 as pb
+from supervisord.contracts.errors import NotFound
 from supervisord.contracts.namespaces import Namespace, NamespaceStore
 
 from .call import Call
@@ -27,7 +28,13 @@ class NamespacesService:
         self._store = store
 
     async def get(self, call: Call, request: pb.GetNamespaceRequest) -> pb.GetNamespaceResponse:
-        return pb.GetNamespaceResponse(namespace=_to_wire(self._store.get(request.name)))
+        """As in containerd, a namespace that is not there has no labels: clients ask for its
+        defaults before its first use."""
+        try:
+            namespace = self._store.get(request.name)
+        except NotFound:
+            namespace = Namespace(request.name)
+        return pb.GetNamespaceResponse(namespace=_to_wire(namespace))
 
     async def list(
         self, call: Call, request: pb.ListNamespacesRequest
