@@ -12,8 +12,9 @@ waiter means "perhaps committed": the closure runs all the same.
 A full disk must not forbid deleting. A file of ``RESERVE`` bytes beside the database is given up
 for writes that say they free something, and laid down again when there is room.
 
-Checkpoints (moving the log into the database file) run when the writer has nothing to do, so
-that no waiter pays for them; SQLite's own checkpoint at commit is only the backstop.
+Checkpoints (moving the log into the database file) take long, but need not hold up a write: they
+run in a thread and on a connection of their own, after a number of commits, and after fewer when
+the writer has nothing to do. SQLite's own checkpoint at commit is only the backstop.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ RESERVE = 2 << 20
 
 _BATCH = 256
 _BUSY_MS = 5000
-_CHECKPOINT_COMMITS = 256
+_CHECKPOINT_COMMITS = 512
+_CHECKPOINT_IDLE_COMMITS = 64
+_IDLE_SECONDS = 1.0
 _AUTOCHECKPOINT_PAGES = 8192
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 
@@ -91,6 +94,7 @@ class Database:
         self._all_readers: list[sqlite3.Connection] = []
         self._guard = threading.Lock()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._checkpointer: threading.Thread | None = None
         self._closed = False
         self._thread = threading.Thread(
             target=self._serve, name=f"sqlite-writer:{Path(self.path).name}", daemon=True
@@ -134,6 +138,8 @@ class Database:
         self._closed = True
         self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
+        if self._checkpointer is not None:
+            await asyncio.to_thread(self._checkpointer.join)
         with self._guard:
             for connection in self._all_readers:
                 connection.close()
@@ -154,10 +160,15 @@ class Database:
     def _serve(self) -> None:
         commits = 0
         while True:
-            if commits >= _CHECKPOINT_COMMITS and self._jobs.empty():
-                self._checkpoint()
+            if commits >= _CHECKPOINT_COMMITS and self._start_checkpoint():
                 commits = 0
-            batch = [self._jobs.get()]
+            try:
+                idle = _IDLE_SECONDS if commits >= _CHECKPOINT_IDLE_COMMITS else None
+                batch = [self._jobs.get(timeout=idle)]
+            except queue.Empty:
+                if self._start_checkpoint():
+                    commits = 0
+                continue
             while len(batch) < _BATCH and batch[-1] is not None:
                 try:
                     batch.append(self._jobs.get_nowait())
@@ -221,12 +232,27 @@ class Database:
             return
         connection.execute("RELEASE job")
 
-    def _checkpoint(self) -> None:
-        # It may fail on a full disk; the log then stays, and the next one tries again.
-        with contextlib.suppress(sqlite3.Error):
-            self._writer_connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    def _start_checkpoint(self) -> bool:
+        """False while an earlier one is still running."""
+        if self._checkpointer is not None and self._checkpointer.is_alive():
+            return False
         if not self._has_reserve:
             self._has_reserve = _lay_reserve(self._reserve)
+        self._checkpointer = threading.Thread(
+            target=_checkpoint, args=(self.path,), name=f"sqlite-checkpoint:{Path(self.path).name}"
+        )
+        self._checkpointer.start()
+        return True
+
+
+def _checkpoint(path: str) -> None:
+    # It may fail on a full disk; the log then stays, and the next one tries again.
+    with contextlib.suppress(sqlite3.Error):
+        connection = _connect(path, read_only=False)
+        try:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        finally:
+            connection.close()
 
 
 def _lay_reserve(path: Path) -> bool:
