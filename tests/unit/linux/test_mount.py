@@ -104,7 +104,7 @@ def test_a_read_only_bind(tmp_path: Path, target: Path) -> None:
 
 def test_a_failure_takes_away_what_was_mounted(target: Path) -> None:
     mounts = [Mount("tmpfs", "tmpfs"), Mount("tmpfs", "tmpfs", ("size=nonsense",))]
-    with pytest.raises(Unknown, match=r"mount tmpfs 'tmpfs' on .*: invalid argument"):
+    with pytest.raises(InvalidArgument, match=r"mount tmpfs 'tmpfs' on .*: invalid argument"):
         mount.mount_all(mounts, str(target))
     assert not mount.mounted(str(target))
 
