@@ -7,6 +7,8 @@ whatever a failed request had done is undone before it fails.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -130,6 +132,7 @@ class Container:
         stdio, bundle = process.stdio, self.bundle
         pid_file = bundle.exec_pid_file(process.id)
         description = bundle.exec_process_file(process.id)
+        pid = 0
         try:
             with self.reaper.early:
                 if process.wishes.terminal:
@@ -146,6 +149,9 @@ class Container:
                 process.pid = pid
                 self.reaper.expect(pid, lambda exit: self._exec_exited(process, exit))
         except BaseException:
+            if pid:  # it runs, but nobody could talk to it
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, SIGKILL)
             stdio.close()
             raise
         finally:

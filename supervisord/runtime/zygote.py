@@ -47,9 +47,12 @@ class Zygote:
 
     async def start(self, kind: str = "shim") -> int:
         """Starts a zygote ahead of its first request and answers its pid. Raises Unavailable."""
-        async with asyncio.timeout(self._seconds):
-            family = await self._family(kind)
-            await asyncio.shield(family.ready)
+        try:
+            async with asyncio.timeout(self._seconds):
+                family = await self._family(kind)
+                await asyncio.shield(family.ready)
+        except (_Lost, TimeoutError) as error:
+            raise Unavailable(f"zygote: the one for {kind} workers does not start") from error
         return family.pid
 
     async def spawn(
@@ -145,6 +148,7 @@ class _Family:
         if len(data) > _MAX_REQUEST:
             raise InvalidArgument(f"arguments: more than {_MAX_REQUEST} bytes")
         answer: asyncio.Future[int] = self._loop.create_future()
+        answer.add_done_callback(_heard)
         self._waiting[seq] = answer
         try:
             await self._send(data, fds)
@@ -161,6 +165,7 @@ class _Family:
                 except BlockingIOError:
                     await self._writable()
                 except OSError as error:
+                    self._end_of_stream()
                     raise _Lost(str(error.strerror)) from error
         raise _Lost("it ended")
 
@@ -230,7 +235,7 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 def _heard(future: asyncio.Future[int]) -> None:
-    """Nobody may be waiting for the greeting of a zygote that died before it."""
+    """A failure counts as heard even if the one who asked has failed by other means."""
     if not future.cancelled():
         future.exception()
 

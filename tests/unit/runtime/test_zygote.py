@@ -34,14 +34,18 @@ class Forks:
 
     async def spawn(self, size: int = 1) -> int:
         name = str(self.base / f"s{len(self.pids)}-{os.urandom(4).hex()}")
-        with socket.socket(socket.AF_UNIX) as listener, open(f"{name}.log", "wb") as log:
-            listener.bind(name)
-            listener.listen()
-            pid = await self.zygote.spawn(
-                "shim",
-                {"namespace": "ns", "runtime": "true", "runtime_root": name, "pad": "x" * size},
-                [listener.fileno(), log.fileno()],
-            )
+        log = os.open(f"{name}.log", os.O_WRONLY | os.O_CREAT)
+        try:
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(name)
+                listener.listen()
+                pid = await self.zygote.spawn(
+                    "shim",
+                    {"namespace": "ns", "runtime": "true", "runtime_root": name, "pad": "x" * size},
+                    [listener.fileno(), log],
+                )
+        finally:
+            os.close(log)
         self.pids.append(pid)
         return pid
 
@@ -86,11 +90,11 @@ async def test_a_zygote_that_is_killed_again_and_again(zygote: Zygote, forks: Fo
 
 
 async def test_a_stuck_zygote_is_given_up(forks: Forks) -> None:
-    zygote = Zygote(seconds=1.0)
+    zygote = Zygote(seconds=4.0)
     try:
         pid = await zygote.start()
         os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(Unavailable, match="no shim worker in 1 s"):
+        with pytest.raises(Unavailable, match="no shim worker in 4 s"):
             await Forks(zygote, forks.base).spawn()
         other = Forks(zygote, forks.base)
         await other.spawn()

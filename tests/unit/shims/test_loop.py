@@ -1,0 +1,446 @@
+"""The shim's event loop, its reaper, commands, pumps and ttrpc, each alone in this process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from google.protobuf.empty_pb2 import Empty
+
+from protos.containerd.task.v3 import shim_pb2 as v3
+from protos.ttrpc import ttrpc_pb2
+from shims import reaper as reapers
+from shims.command import Streams, finish, spawn
+from shims.loop import READ, Future, Lock, Loop
+from shims.publisher import Publisher
+from shims.pump import Pump
+from shims.reaper import Exit, Reaper
+from shims.rpc import Client, Server, bind
+from supervisord.contracts.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    Unimplemented,
+    Unknown,
+)
+from supervisord.ttrpc import frames
+
+T = TypeVar("T")
+
+
+def turn(loop: Loop) -> None:
+    """One turn that does not wait."""
+    loop.soon(lambda: None)
+    loop.turn()
+
+
+async def run(loop: Loop, reaper: Reaper, arguments: list[str], seconds: float = 5) -> Exit:
+    return await finish(loop, reaper, spawn(arguments, Streams()), seconds, arguments[0])
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def reaper(loop: Loop) -> Iterator[Reaper]:
+    before = signal.getsignal(signal.SIGCHLD)
+    reapers.catch_signal()
+    reaper = Reaper(loop)
+    yield reaper
+    reaper.close()
+    signal.signal(signal.SIGCHLD, before)
+
+
+def do(loop: Loop, work: Coroutine[Any, Any, T]) -> T:
+    return loop.run_until(loop.spawn(work, "test"))
+
+
+# The loop -----------------------------------------------------------------------------------
+
+
+def test_tasks_wait_for_futures_and_get_their_errors(loop: Loop) -> None:
+    future: Future[int] = Future(loop)
+    first, second = (loop.spawn(_double(future), "double") for _ in range(2))
+    loop.later(0.01, lambda: future.set(21))
+    assert loop.run_until(first) == 42
+    assert loop.run_until(second) == 42
+    future.set(7)
+    assert future.result() == 21
+    failing: Future[int] = Future(loop)
+    task = loop.spawn(_double(failing), "double")
+    failing.fail(NotFound("gone"))
+    with pytest.raises(NotFound, match="gone"):
+        loop.run_until(task)
+
+
+async def _double(future: Future[int]) -> int:
+    return 2 * await future
+
+
+def test_deadlines_leave_the_future_alone(loop: Loop) -> None:
+    future: Future[int] = Future(loop)
+    with pytest.raises(DeadlineExceeded, match=r"thing: no answer in 0\.01 s"):
+        do(loop, loop.within(0.01, future, "thing"))
+    future.set(1)
+    assert do(loop, loop.within(0.01, future, "thing")) == 1
+
+
+def test_timers_come_in_order_and_can_be_cancelled(loop: Loop) -> None:
+    seen: list[int] = []
+    for number in (3, 1, 2):
+        loop.later(number / 100, lambda number=number: seen.append(number))  # type: ignore[misc]
+    loop.later(0.015, lambda: seen.append(9)).cancel()
+    do(loop, loop.sleep(0.05))
+    assert seen == [1, 2, 3]
+
+
+def test_a_failing_callback_stops_nobody(loop: Loop, capfd: pytest.CaptureFixture[str]) -> None:
+    seen: list[int] = []
+
+    def fail() -> None:
+        raise ValueError("mine")
+
+    loop.soon(fail)
+    loop.soon(lambda: seen.append(1))
+    loop.turn()
+    assert seen == [1]
+    assert "mine" in capfd.readouterr().err
+
+
+def test_a_dropped_task_leaves_nothing_behind(loop: Loop) -> None:
+    future: Future[int] = Future(loop)
+    task = loop.spawn(_double(future), "double")
+    loop.turn()
+    task.drop()
+    assert task.done
+    assert not future._callbacks
+    future.set(1)
+    turn(loop)
+
+
+def test_locks_are_first_come_first_served(loop: Loop) -> None:
+    lock, order = Lock(loop), list[int]()
+
+    async def hold(number: int) -> None:
+        async with lock:
+            await loop.sleep(0.005)
+            order.append(number)
+            if number == 1:
+                raise NotFound("a holder that fails lets go")
+
+    tasks = [loop.spawn(hold(number), "hold") for number in range(4)]
+    for number, task in enumerate(tasks):
+        if number == 1:
+            with pytest.raises(NotFound):
+                loop.run_until(task)
+        else:
+            loop.run_until(task)
+    assert order == [0, 1, 2, 3]
+
+
+# Reaper and commands ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("script", "status"), [("true", 0), ("exit 3", 3), ("kill -9 $$", 137)])
+def test_exits_find_their_owners(loop: Loop, reaper: Reaper, script: str, status: int) -> None:
+    exit = do(loop, run(loop, reaper, ["sh", "-c", script]))
+    assert exit.status == status
+    assert abs(exit.at - time.time_ns()) < 5e9
+
+
+def test_an_exit_before_its_pid_is_known_is_kept(loop: Loop, reaper: Reaper) -> None:
+    got: list[Exit] = []
+    with reaper.early:
+        pid = spawn(["true"], Streams())
+        while not reaper._early:
+            loop.turn()
+        reaper.expect(pid, got.append)
+    loop.turn()
+    assert [exit.pid for exit in got] == [pid]
+    pid = spawn(["true"], Streams())
+    do(loop, loop.sleep(0.1))
+    assert not reaper._early  # nobody's, so it was only reaped
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_stuck_command_is_killed(loop: Loop, reaper: Reaper) -> None:
+    with pytest.raises(DeadlineExceeded, match=r"sleep: no answer in 0\.05 s"):
+        do(loop, run(loop, reaper, ["sleep", "60"], 0.05))
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_commands_inherit_nothing_but_their_streams(loop: Loop, reaper: Reaper) -> None:
+    (read, write), (given, fed), (kept, other) = (os.pipe2(os.O_CLOEXEC) for _ in range(3))
+
+    async def command() -> Exit:
+        pid = spawn(
+            ["sh", "-c", "ls -l /proc/self/fd; cat <&3; grep -E 'Sig(Ign|Blk)' /proc/self/status"],
+            Streams(stdout=write),
+            extra=(given,),
+            environment={"PATH": os.environ["PATH"]},
+        )
+        os.close(write)
+        return await finish(loop, reaper, pid, 5, "command")
+
+    os.write(fed, b"by 3\n")
+    os.close(fed)
+    assert do(loop, command()).status == 0
+    text = os.read(read, 8192).decode()
+    assert "by 3\n" in text
+    assert os.readlink(f"/proc/self/fd/{other}") not in text
+    bits = sum(1 << (number - 1) for number in (1, 2, 13, 15, 17, 25))
+    masks = [int(line.split()[1], 16) & bits for line in text.splitlines() if "Sig" in line]
+    assert masks == [0, 0]
+    for fd in (read, given, kept, other):
+        os.close(fd)
+    with pytest.raises(NotFound, match="executable file not found"):
+        spawn(["absent-program"], Streams())
+    with pytest.raises(Unknown, match="ermission"):
+        spawn(["/etc/passwd"], Streams())
+
+
+# Pumps --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("splice", [True, False])
+def test_pumps_move_all_through_a_slow_reader(loop: Loop, splice: bool) -> None:
+    source, feed = os.pipe2(os.O_CLOEXEC)
+    sink, target = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    ended: list[bool] = []
+    pump = Pump(loop, source, target, splice=splice, on_end=lambda: ended.append(True))
+    data = os.urandom(700_000)
+    got, sent = bytearray(), 0
+    os.set_blocking(feed, False)
+    while not pump.done.done or len(got) < len(data):
+        if sent < len(data):
+            with suppress(BlockingIOError):
+                sent += os.write(feed, data[sent : sent + 50_000])
+            if sent == len(data):
+                os.close(feed)
+        turn(loop)
+        try:
+            got += os.read(sink, 4_000)
+        except BlockingIOError:
+            continue
+    assert bytes(got) == data
+    assert ended == [True]
+    os.close(sink)
+
+
+def test_a_lost_target_does_not_stop_the_source(loop: Loop) -> None:
+    source, feed = os.pipe2(os.O_CLOEXEC)
+    sink, target = os.pipe2(os.O_CLOEXEC)
+    os.close(sink)
+    pump = Pump(loop, source, target, splice=True)
+    for _ in range(40):
+        os.write(feed, bytes(10_000))
+        turn(loop)
+        while _readable(source):
+            turn(loop)
+    os.close(feed)
+    loop.run_until(pump.done)
+
+
+def _readable(fd: int) -> bool:
+    import select
+
+    return bool(select.select([fd], [], [], 0)[0])
+
+
+def test_input_stops_with_its_target(loop: Loop) -> None:
+    source, feed = os.pipe2(os.O_CLOEXEC)
+    sink, target = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    os.close(sink)
+    pump = Pump(loop, source, target, splice=True, drain=False)
+    os.write(feed, b"x")
+    loop.run_until(pump.done)
+    with pytest.raises(BrokenPipeError):
+        os.write(feed, b"x")
+    os.close(feed)
+
+
+# ttrpc --------------------------------------------------------------------------------------
+
+
+class Impl:
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.gate: Future[None] = Future(loop)
+        self.finished = 0
+
+    async def Connect(self, request: Any) -> v3.ConnectResponse:
+        if request.id == "bad":
+            raise InvalidArgument("id: bad")
+        if request.id == "bug":
+            raise ValueError("a defect")
+        return v3.ConnectResponse(version=request.id)
+
+    async def Wait(self, request: Any) -> v3.WaitResponse:
+        await self.gate
+        self.finished += 1
+        return v3.WaitResponse(exit_status=5)
+
+    async def Start(self, request: Any) -> v3.StartResponse:
+        await self.loop.sleep(0.02)
+        self.finished += 1
+        return v3.StartResponse()
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
+
+
+for _name in (
+    "State",
+    "Create",
+    "Delete",
+    "Pids",
+    "Pause",
+    "Resume",
+    "Checkpoint",
+    "Kill",
+    "Exec",
+    "ResizePty",
+    "CloseIO",
+    "Update",
+    "Stats",
+    "Shutdown",
+):
+    setattr(Impl, _name, Impl.Connect)
+
+
+@pytest.fixture
+def served(loop: Loop, tmp_path: Path) -> Iterator[tuple[Impl, Server, str]]:
+    path = str(tmp_path / "s")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    impl = Impl(loop)
+    methods = bind(v3.DESCRIPTOR.services_by_name["Task"], Impl)
+    server = Server(loop, listener.detach(), methods, impl, abandonable=("Wait",))
+    yield impl, server, path
+    server.close()
+
+
+async def _call(client: Client, method: str, request: Any, kind: Any, seconds: float = 5) -> Any:
+    return await client.call(
+        "containerd.task.v3.Task", method, request, kind, seconds=seconds, metadata={"a": "b"}
+    )
+
+
+def test_calls_and_their_errors(loop: Loop, served: tuple[Impl, Server, str]) -> None:
+    client = Client(loop, served[2])
+    big = "x" * 3_000_000
+    for id in ("here", big):
+        answer = do(loop, _call(client, "Connect", v3.ConnectRequest(id=id), v3.ConnectResponse))
+        assert answer.version == id
+    with pytest.raises(InvalidArgument, match="id: bad"):
+        do(loop, _call(client, "Connect", v3.ConnectRequest(id="bad"), Empty))
+    with pytest.raises(Exception, match="ValueError: a defect"):
+        do(loop, _call(client, "Connect", v3.ConnectRequest(id="bug"), Empty))
+    with pytest.raises(Unimplemented):
+        do(loop, _call(client, "Absent", Empty(), Empty))
+    with pytest.raises(Unavailable):
+        Client(loop, served[2] + "x")
+    client.close()
+    with pytest.raises(Unavailable):
+        do(loop, _call(client, "Connect", v3.ConnectRequest(), Empty))
+
+
+def test_waits_end_with_their_deadline_or_connection(
+    loop: Loop, served: tuple[Impl, Server, str]
+) -> None:
+    impl, server, path = served
+    client = Client(loop, path)
+    with pytest.raises(DeadlineExceeded):
+        do(loop, _call(client, "Wait", v3.WaitRequest(), v3.WaitResponse, 0.02))
+    do(loop, loop.sleep(0.02))
+    assert not impl.gate._callbacks
+    task = loop.spawn(_call(client, "Wait", v3.WaitRequest(), v3.WaitResponse), "wait")
+    start = loop.spawn(_call(client, "Start", v3.StartRequest(), v3.StartResponse), "start")
+    do(loop, loop.sleep(0.01))
+    assert impl.gate._callbacks
+    client.close()
+    for lost in (task, start):
+        with pytest.raises(Unavailable):
+            loop.run_until(lost)
+    do(loop, loop.sleep(0.05))
+    assert not impl.gate._callbacks
+    assert not server.peers
+    assert impl.finished == 1  # what was begun is carried through
+
+
+def test_nonsense_is_answered_and_survived(loop: Loop, served: tuple[Impl, Server, str]) -> None:
+    _, server, path = served
+    raw = socket.socket(socket.AF_UNIX)
+    raw.connect(path)
+    reader = frames.FrameReader()
+    request = ttrpc_pb2.Request(service="containerd.task.v3.Task", method="Connect")
+    for stream, data, code in (
+        (1, b"\xff\xff", 3),
+        (2, request.SerializeToString(), 3),
+        (3, request.SerializeToString(), 0),
+        (3, request.SerializeToString(), 3),
+    ):
+        for byte in frames.encode(stream, frames.REQUEST, 0, data):
+            raw.send(bytes([byte]))
+            turn(loop)
+        raw.setblocking(False)
+        got: list[frames.Frame] = []
+        while not got:
+            turn(loop)
+            try:
+                got = reader.feed(raw.recv(4096))
+            except BlockingIOError:
+                continue
+        assert ttrpc_pb2.Response.FromString(got[0].data).status.code == code
+    raw.setblocking(True)
+    raw.send(struct.pack(">IIBB", 0xFFFFFFFF, 5, 1, 0))
+    raw.close()
+    do(loop, loop.sleep(0.02))
+    assert not server.peers
+
+
+# Events -------------------------------------------------------------------------------------
+
+
+def test_a_full_queue_drops_the_oldest(loop: Loop, tmp_path: Path) -> None:
+    publisher = Publisher(loop, str(tmp_path / "nobody"), "ns")
+    for _ in range(2100):
+        publisher.publish("/tasks/start", Empty())
+    loop.turn()
+    assert publisher.pending == 2048
+    silent = Publisher(loop, "", "ns")
+    silent.publish("/tasks/start", Empty())
+    assert silent.pending == 0
+
+
+def test_what_is_read_is_not_watched_twice(loop: Loop) -> None:
+    read, write = os.pipe2(os.O_CLOEXEC)
+    calls: list[int] = []
+
+    def ready(events: int) -> None:
+        calls.append(events)
+        loop.unwatch(read)
+
+    loop.watch(read, READ, ready)
+    os.write(write, b"x")
+    loop.turn()
+    turn(loop)
+    assert len(calls) == 1
+    os.close(read)
+    os.close(write)
