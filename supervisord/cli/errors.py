@@ -6,6 +6,8 @@ on stderr. ``Exit`` ends the command with a code and no message, as a container'
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +24,32 @@ class Exit(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(code)
         self.code = code
+
+
+class Failures:
+    """For commands over many things: goes on after a failure, and raises all of them at the end."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._lines: list[str] = []
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Notes what fails inside, with the name of the thing it failed for."""
+        import grpc
+
+        try:
+            yield
+        except grpc.RpcError as error:
+            text = rpc_text(error, self._address)
+            self._lines.append(text if name in text else f"{name}: {text}")
+        except CliError as error:
+            self._lines.append(str(error))
+
+    def check(self) -> None:
+        """Raises CliError with all that failed, if anything did."""
+        if self._lines:
+            raise CliError("; ".join(self._lines))
 
 
 def rpc_text(error: grpc.RpcError, address: str) -> str:

@@ -11,7 +11,7 @@ import grpc
 
 from ..arguments import Noun, format_flag, quiet_flag
 from ..connection import Connection, connect
-from ..errors import CliError, is_code, rpc_text
+from ..errors import CliError, Failures, is_code
 from ..output import labels_line, listing, moment, show, show_json
 from ..values import label_change, labels_of
 from . import run
@@ -123,17 +123,12 @@ def label(args: argparse.Namespace) -> None:
 
 def remove(args: argparse.Namespace) -> None:
     """Removes records, their stopped tasks and their snapshots; goes on after a failure."""
-    failed: list[str] = []
     with connect(args) as daemon:
+        failures = Failures(daemon.address)
         for id in args.ids:
-            try:
+            with failures.of(id):
                 _remove(daemon, id, keep_snapshot=args.keep_snapshot)
-            except grpc.RpcError as error:
-                failed.append(rpc_text(error, daemon.address))
-            except CliError as error:
-                failed.append(str(error))
-    if failed:
-        raise CliError("; ".join(failed))
+    failures.check()
 
 
 def _remove(daemon: Connection, id: str, *, keep_snapshot: bool) -> None:

@@ -8,11 +8,9 @@ import sys
 from contextlib import ExitStack
 from typing import Any, BinaryIO, cast
 
-import grpc
-
 from ..arguments import Noun, format_flag, quiet_flag
 from ..connection import connect
-from ..errors import CliError, rpc_text
+from ..errors import CliError, Failures
 from ..output import age, human_bytes, labels_line, listing, moment, show
 from ..values import label_change, labels_of, pair, require, size
 
@@ -161,14 +159,10 @@ def remove(args: argparse.Namespace) -> None:
     """Removes blobs; goes on after a failure."""
     from protos.containerd.services.content.v1.content_pb2 import DeleteContentRequest
 
-    failed: list[str] = []
     with connect(args) as daemon:
+        failures = Failures(daemon.address)
         for digest in args.digests:
-            try:
+            with failures.of(digest):
                 daemon.content.Delete(DeleteContentRequest(digest=digest))
-            except grpc.RpcError as error:
-                failed.append(rpc_text(error, daemon.address))
-            else:
                 show(digest)
-    if failed:
-        raise CliError("; ".join(failed))
+    failures.check()

@@ -12,7 +12,7 @@ import grpc
 
 from ..arguments import Noun, format_flag, quiet_flag, snapshotter_flag
 from ..connection import Connection, connect
-from ..errors import CliError, is_code, rpc_text
+from ..errors import CliError, Failures, is_code, rpc_text
 from ..output import human_bytes, labels_line, listing, moment, show, show_json, warn
 from ..values import label_change, labels_of, require
 
@@ -355,18 +355,14 @@ def remove(args: argparse.Namespace) -> None:
     """Removes names; one that is not there fails the command but not the others."""
     from protos.containerd.services.images.v1 import images_pb2 as wire
 
-    failed: list[str] = []
     with connect(args) as daemon:
+        failures = Failures(daemon.address)
         for name in args.images:
             sync = args.sync and name == args.images[-1]
-            try:
+            with failures.of(name):
                 daemon.images.Delete(wire.DeleteImageRequest(name=name, sync=sync))
-            except grpc.RpcError as error:
-                failed.append(rpc_text(error, daemon.address))
-            else:
                 show(name)
-    if failed:
-        raise CliError("; ".join(failed))
+    failures.check()
 
 
 def mount(args: argparse.Namespace) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-import grpc
-
 from ..arguments import Noun, format_flag, quiet_flag
 from ..connection import connect
-from ..errors import CliError, rpc_text
+from ..errors import Failures
 from ..output import labels_line, listing, show
 from ..values import label_change, labels_of, pair
 
@@ -76,14 +74,10 @@ def remove(args: argparse.Namespace) -> None:
     """Removes each; one that cannot be removed does not keep the others."""
     from protos.containerd.services.namespaces.v1 import namespaces_pb2 as wire
 
-    failed: list[str] = []
     with connect(args) as daemon:
+        failures = Failures(daemon.address)
         for name in args.names:
-            try:
+            with failures.of(name):
                 daemon.namespaces.Delete(wire.DeleteNamespaceRequest(name=name))
-            except grpc.RpcError as error:
-                failed.append(rpc_text(error, daemon.address))
-            else:
                 show(name)
-    if failed:
-        raise CliError("; ".join(failed))
+    failures.check()

@@ -6,11 +6,9 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-import grpc
-
 from ..arguments import Noun, format_flag, quiet_flag, snapshotter_flag
 from ..connection import Connection, connect
-from ..errors import CliError, rpc_text
+from ..errors import Failures
 from ..output import human_bytes, labels_line, listing, moment, show, show_json
 from ..values import label_change, labels_of, pair, require
 
@@ -311,15 +309,11 @@ def remove(args: argparse.Namespace) -> None:
     """Removes snapshots; goes on after a failure."""
     from protos.containerd.services.snapshots.v1.snapshots_pb2 import RemoveSnapshotRequest
 
-    failed: list[str] = []
     with connect(args) as daemon:
         snapshotter = daemon.snapshotter(args.snapshotter)
+        failures = Failures(daemon.address)
         for key in args.keys:
-            try:
+            with failures.of(key):
                 daemon.snapshots.Remove(RemoveSnapshotRequest(snapshotter=snapshotter, key=key))
-            except grpc.RpcError as error:
-                failed.append(rpc_text(error, daemon.address))
-            else:
                 show(key)
-    if failed:
-        raise CliError("; ".join(failed))
+    failures.check()

@@ -11,7 +11,7 @@ import grpc
 
 from ..arguments import Noun, format_flag, quiet_flag
 from ..connection import Connection, connect
-from ..errors import CliError, Exit, is_code, rpc_text
+from ..errors import Exit, Failures, is_code
 from ..output import listing, moment, show, show_json, warn
 from ..stdio.flags import add_flags, log_uri
 from ..values import require, signal_number
@@ -236,15 +236,12 @@ def metrics(args: argparse.Namespace) -> None:
 
 def remove(args: argparse.Namespace) -> None:
     """Deletes tasks, or one exec; goes on after a failure."""
-    failed: list[str] = []
     with connect(args) as daemon:
+        failures = Failures(daemon.address)
         for id in args.ids:
-            try:
+            with failures.of(id):
                 _remove(daemon, id, args.exec_id, force=args.force)
-            except grpc.RpcError as error:
-                failed.append(rpc_text(error, daemon.address))
-    if failed:
-        raise CliError("; ".join(failed))
+    failures.check()
 
 
 def _remove(daemon: Connection, id: str, exec_id: str, *, force: bool) -> None:
