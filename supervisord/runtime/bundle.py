@@ -8,7 +8,7 @@ state folder does not outlive a reboot.
 """
 
 # Paths stay strings here: every task is made and removed with these calls.
-# ruff: noqa: PTH101, PTH102, PTH103, PTH104, PTH106, S103
+# ruff: noqa: PTH101, PTH102, PTH103, PTH104, PTH208, S103
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from supervisord.contracts.errors import Error, InvalidArgument, ResourceExhaust
 from supervisord.linux import mount
 
 _RECORD = "shim.json"
+_EXITS = "exits"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -93,7 +94,7 @@ class Bundle:
         file of another name, because ``init`` is that of the first process."""
         name = {"": "init", "init": "init_"}.get(exec_id, exec_id)
         try:
-            with open(f"{self.path}/exits/{name}.json", "rb") as file:
+            with open(f"{self.path}/{_EXITS}/{name}.json", "rb") as file:
                 values = json.load(file)
             return ExitRecord(
                 int(values["pid"]), int(values["exit_status"]), int(values["exited_at_ns"])
@@ -160,7 +161,7 @@ class BundleStore:
                     os.chown(bundle.path, -1, mapped)
                     os.chmod(bundle.path, 0o710)
                 os.mkdir(bundle.rootfs, 0o711)
-                os.mkdir(f"{bundle.path}/exits", 0o700)
+                os.mkdir(f"{bundle.path}/{_EXITS}", 0o700)
                 with open(f"{bundle.path}/config.json", "wb") as file:
                     file.write(spec)
             except BaseException:
@@ -191,13 +192,10 @@ class BundleStore:
         if not path:
             return
         try:
-            mount.unmount_all(f"{path}/rootfs")
-            try:
-                os.rmdir(f"{path}/rootfs")
-            except FileNotFoundError:
-                pass  # half-made
-            except OSError:
-                _unmount_below(path)
+            for name in _folders(path):
+                mount.unmount_all(f"{path}/{name}")
+                if name != _EXITS and os.listdir(f"{path}/{name}"):
+                    _unmount_below(path)
             shutil.rmtree(path)
         except FileNotFoundError:
             return

@@ -47,7 +47,7 @@ from .creation import Creation
 from .foreign import ForeignLauncher
 from .launch import Launcher, Settings
 from .oci import OciRuntimes
-from .recovery import Recovery
+from .recovery import Recovery, is_gone
 from .resources import check_resources
 from .shim import STATE_SECONDS, Shim
 from .task import Ended, Task
@@ -112,6 +112,7 @@ class TaskManager:
             self._locks,
             self._owner,
             self._watching,
+            settings.sockets,
             self._forget,
         )
 
@@ -166,6 +167,9 @@ class TaskManager:
                 if existing.unclaimed == request:
                     existing.unclaimed = None
                     return existing
+                if existing.shim is not None and await is_gone(existing):
+                    self._recovery.drop(existing, existing.shim)
+            if key in self._tasks:
                 raise AlreadyExists(f"task {container.id}: already exists")
             task = await self._creation.create(namespace, container, request)
             self._tasks[key] = task
@@ -259,8 +263,9 @@ class TaskManager:
         if shim is not None:
             try:
                 return await shim.state()
-            except NotFound:
-                return None  # deleted meanwhile
+            except NotFound:  # deleted meanwhile, or in an earlier run
+                self._owner.spawn(self._recovery.settle(task, shim), f"settle {task.id}")
+                return None
             except Error as error:
                 log.warning("state of task %s: %s", task.id, error)
         if task.is_over:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Set
+from pathlib import Path
 
 from protos.containerd.events import events_pb2
 from supervisord.aio.locks import KeyedLock
@@ -45,8 +47,10 @@ class Recovery:
         locks: KeyedLock,
         owner: TaskOwner,
         watching: TaskOwner,
+        sockets: str,
         forget: Callable[[Task], None],
     ) -> None:
+        """``sockets`` is the folder of our shims' sockets."""
         self._store = store
         self._burial = burial
         self._foreign = foreign
@@ -54,6 +58,8 @@ class Recovery:
         self._locks = locks
         self._owner = owner
         self._watching = watching
+        self._sockets = sockets
+        self._began = 0.0
         self._forget = forget
 
     # Boot ---------------------------------------------------------------------------------
@@ -61,6 +67,7 @@ class Recovery:
     async def load(self) -> list[Task]:
         """The tasks of all whole bundles, not yet connected: ``watch`` them. Half-made ones are
         being removed under the lock of their names when this returns."""
+        self._began = time.time()
         found = await asyncio.to_thread(
             lambda: [(bundle, bundle.read_record()) for bundle in self._store.all()]
         )
@@ -74,8 +81,27 @@ class Recovery:
                 self._remove_half_made(bundle, record, locked), f"half-made {bundle.id}"
             )
             await locked
+        known = {record.address for _, record in found if record is not None}
         self._owner.spawn(self._empty_trash(), "empty trash")
+        self._owner.spawn(self._end_orphans(known), "orphaned shims")
         return tasks
+
+    async def _end_orphans(self, known: Set[str]) -> None:
+        """Shims without a bundle: we died when their container was deleted and they were not yet
+        told to end."""
+        for path in await asyncio.to_thread(lambda: list(Path(self._sockets).iterdir())):
+            if str(path) not in known and path.stat().st_mtime < self._began:
+                self._owner.spawn(self._end_orphan(str(path)), f"orphaned shim {path.name}")
+
+    async def _end_orphan(self, address: str) -> None:
+        try:
+            shim = Shim(await connect(address, CONNECT_SECONDS), "", "", 3)
+            pid, _ = await shim.connect()
+            log.info("ending shim %s, which has no bundle", pid)
+            await self._burial.end_shim(shim, ShimRecord(address))
+        except Error as error:
+            log.debug("orphaned shim %s: %s", address, error)
+            Path(address).unlink(missing_ok=True)
 
     async def _empty_trash(self) -> None:
         for error in await asyncio.to_thread(self._store.empty_all):
@@ -165,16 +191,24 @@ class Recovery:
             task.attach(shim)
             return
         # It had been deleted, and we died before we could say so.
-        await self._drop(task, shim)
-
-    async def _drop(self, task: Task, shim: Shim | None) -> None:
         async with self._locks.hold(task.key):
-            if task.is_over:
-                return
-            end = task.bundle.read_exit("")
-            init = Exit("", end.pid, end.exit_status, end.exited_at) if end else killed(task.record)
-            self._finish(task, Ended(init))
-        await self._burial.end_shim(shim, task.record)
+            self.drop(task, shim)
+
+    def drop(self, task: Task, shim: Shim) -> None:
+        """Forgets a task of which the shim does not know any more: an earlier run of the daemon
+        had it deleted, and died before it heard. The caller holds the lock of its name."""
+        if task.is_over:
+            return
+        end = task.bundle.read_exit("")
+        init = Exit("", end.pid, end.exit_status, end.exited_at) if end else killed(task.record)
+        self._finish(task, Ended(init))
+        self._owner.spawn(self._burial.end_shim(shim, task.record), f"end shim of {task.id}")
+
+    async def settle(self, task: Task, shim: Shim) -> None:
+        """The shim has said that it knows of no such container: forgets the task if so."""
+        async with self._locks.hold(task.key):
+            if await is_gone(task):
+                self.drop(task, shim)
 
     # Death --------------------------------------------------------------------------------
 
@@ -215,3 +249,17 @@ class Recovery:
         )
         deleted.exited_at.FromNanoseconds(exit.exited_at)
         self._publisher.publish(namespace, "/tasks/delete", deleted)
+
+
+async def is_gone(task: Task) -> bool:
+    """Whether the shim answers that it has no such container."""
+    shim = task.shim
+    if shim is None:
+        return False
+    try:
+        await shim.state()
+    except NotFound:
+        return True
+    except Error:
+        return False
+    return False
