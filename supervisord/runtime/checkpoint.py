@@ -149,8 +149,8 @@ def _pack(folder: str, target: str) -> None:
 
 def _unpack(fd: int, target: str) -> None:
     try:
-        with open(os.dup(fd), "rb") as file, tarfile.open(fileobj=file, mode="r:*") as tar:
-            file.seek(0)
+        # a description of its own: the descriptor's offset is anybody's
+        with tarfile.open(f"/proc/self/fd/{fd}", mode="r:*") as tar:
             tar.extractall(target, filter="data")
     except tarfile.TarError as error:
         raise DataLoss(f"checkpoint: {error}") from error
