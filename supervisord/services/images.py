@@ -40,12 +40,14 @@ class ImagesService:
 
     async def create(self, call: Call, request: pb.CreateImageRequest) -> pb.CreateImageResponse:
         image = _named(request)
-        created = await self._store.create(call.namespace, image)
+        created = await self._store.create(call.namespace, image, lease=call.scope.lease)
         return pb.CreateImageResponse(image=_to_wire(created))
 
     async def update(self, call: Call, request: pb.UpdateImageRequest) -> pb.UpdateImageResponse:
         image = _named(request)
-        updated = await self._store.update(call.namespace, image, paths(request.update_mask))
+        updated = await self._store.update(
+            call.namespace, image, paths(request.update_mask), lease=call.scope.lease
+        )
         return pb.UpdateImageResponse(image=_to_wire(updated))
 
     async def delete(self, call: Call, request: pb.DeleteImageRequest) -> None:

@@ -140,6 +140,10 @@ class Database:
         await asyncio.to_thread(self._thread.join)
         if self._checkpointer is not None:
             await asyncio.to_thread(self._checkpointer.join)
+        # The last connection to close checkpoints the log, which can take a while.
+        await asyncio.to_thread(self._close_connections)
+
+    def _close_connections(self) -> None:
         with self._guard:
             for connection in self._all_readers:
                 connection.close()
