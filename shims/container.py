@@ -185,15 +185,24 @@ class Container:
             return
         if process.exit is not None and (self.private_pids or not all):
             raise NotFound("process already finished")
-        # The kernel ends a pid namespace with its first process. A frozen process must be
-        # thawed, a sandboxed one is elsewhere: those are the runtime's business.
-        everyone = not all or (signal == SIGKILL and self.private_pids)
-        if everyone and self.runtime.plain_processes and self.init.status in ("CREATED", "RUNNING"):
+        # The kernel ends a pid namespace with its first process. A sandboxed process is
+        # elsewhere: that is the runtime's business.
+        if self.runtime.plain_processes and (not all or (signal == SIGKILL and self.private_pids)):
             process.signal(signal)
+            if signal == SIGKILL and process.status != "RUNNING":
+                await self._let_die()
             return
         if process.exit is None or not all:
             process.machine.feed(Event.KILL)
         await self._runtime_kill(signal, all)
+
+    async def _let_die(self) -> None:
+        """A frozen process takes no signal, not even the last one."""
+        if self.init.status in ("PAUSED", "PAUSING"):
+            try:
+                await self.runtime.resume(self.id)
+            except Error as error:
+                log.warning("a killed container stays frozen", id=self.id, error=error)
 
     async def _runtime_kill(self, signal: int, all: bool) -> None:
         try:

@@ -30,6 +30,7 @@ R = TypeVar("R", bound=Message)
 
 NS = "ns"
 TASK = "containerd.task.v3.Task"
+RUNTIME = os.environ.get("SUPERVISORD_TEST_RUNTIME", "runc")
 BUSYBOX = shutil.which("busybox")
 
 needs_root = pytest.mark.skipif(
@@ -61,7 +62,7 @@ def spec(id: str, args: Sequence[str]) -> dict[str, Any]:
             },
         ],
         "linux": {
-            "cgroupsPath": f"/supervisord-test/{id}",
+            "cgroupsPath": f"/supervisord-shims-test/{id}",
             "namespaces": [{"type": kind} for kind in kinds],
             "resources": {"devices": [{"allow": True, "access": "rwm"}]},
         },
@@ -125,8 +126,9 @@ async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> No
 class Shim:
     """One shim with one container's bundle."""
 
-    def __init__(self, room: ShimRoom, id: str, spec: dict[str, Any]) -> None:
+    def __init__(self, room: ShimRoom, id: str, spec: dict[str, Any], runtime: str) -> None:
         self.room = room
+        self.runtime = runtime
         self.id = id
         self.bundle = room.base / id
         self.bundle.mkdir()
@@ -135,7 +137,7 @@ class Shim:
         self.pid = 0
         self.client: Client
 
-    async def open(self, runtime: str) -> None:
+    async def open(self) -> None:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(self.address)
         listener.listen()
@@ -148,7 +150,7 @@ class Shim:
                 "bundle": str(self.bundle),
                 "address": self.address,
                 "publish": self.room.events.path,
-                "runtime": runtime,
+                "runtime": self.runtime,
                 "runtime_root": str(self.room.base / "rt"),
                 "log_level": "debug",
             },
@@ -217,7 +219,7 @@ class Shim:
             for command in (["kill", "--all", self.id, "KILL"], ["delete", "--force", self.id]):
                 await asyncio.to_thread(
                     subprocess.run,
-                    ["runc", "--root", str(self.room.base / "rt" / NS), *command],
+                    [RUNTIME, "--root", str(self.room.base / "rt" / NS), *command],
                     capture_output=True,
                     check=False,
                 )
@@ -237,13 +239,13 @@ class ShimRoom:
         self.events = Events(str(base / "events"))
         self.shims: list[Shim] = []
 
-    async def shim(self, id: str, *args: str, runtime: str = "runc", **changes: Any) -> Shim:
+    async def shim(self, id: str, *args: str, runtime: str = RUNTIME, **changes: Any) -> Shim:
         """A shim that serves, with a bundle to create a container from."""
         content = spec(id, args)
         content["linux"] |= changes
-        shim = Shim(self, id, content)
+        shim = Shim(self, id, content, runtime)
         self.shims.append(shim)
-        await shim.open(runtime)
+        await shim.open()
         return shim
 
     def fifo(self, name: str) -> str:
@@ -285,7 +287,7 @@ async def shims(rootfs: Path) -> AsyncIterator[ShimRoom]:
 
 def _remove_cgroups() -> None:
     """The runtime leaves the parent of the containers' groups."""
-    for folder in Path(cgroups.ROOT).glob("*/supervisord-test"):
+    for folder in Path(cgroups.ROOT).glob("*/supervisord-shims-test"):
         try:
             folder.rmdir()
         except OSError:
