@@ -22,8 +22,9 @@ from protos.containerd.services.containers.v1 import containers_pb2
 from protos.containerd.services.snapshots.v1 import snapshots_pb2
 from protos.containerd.types.types_pb2 import Mount
 
+from . import patience
 from .connection import RUNTIME_LABEL, Connection
-from .errors import CliError, is_code
+from .errors import CliError, is_code, rpc_text
 from .images import blobs, manifests, media, unpack
 from .mounting import mount_all, unmount_all
 from .output import warn
@@ -67,22 +68,20 @@ def create_container(
 
 def remove_container(daemon: Connection, id: str) -> None:
     """Deletes a record as an undo: a failure is told, not raised."""
+    request = containers_pb2.DeleteContainerRequest(id=id)
     try:
-        daemon.containers.Delete(containers_pb2.DeleteContainerRequest(id=id))
+        patience.delete(lambda: daemon.containers.Delete(request))
     except grpc.RpcError as error:
-        if not is_code(error, "NOT_FOUND"):
-            warn(f"container {id} could not be removed: {error.details()}")
+        warn(f"container {id} could not be removed: {rpc_text(error, daemon.address)}")
 
 
 def remove_snapshot(daemon: Connection, snapshotter: str, key: str) -> None:
     """Removes a snapshot as an undo: a failure is told, not raised."""
+    request = snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=key)
     try:
-        daemon.snapshots.Remove(
-            snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=key)
-        )
+        patience.delete(lambda: daemon.snapshots.Remove(request))
     except grpc.RpcError as error:
-        if not is_code(error, "NOT_FOUND"):
-            warn(f"snapshot {key} could not be removed: {error.details()}")
+        warn(f"snapshot {key} could not be removed: {rpc_text(error, daemon.address)}")
 
 
 def _from_config(args: argparse.Namespace) -> tuple[containers_pb2.Container, Spec]:

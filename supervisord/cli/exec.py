@@ -13,6 +13,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from protos.containerd.services.containers.v1.containers_pb2 import Container
 from protos.containerd.services.tasks.v1 import tasks_pb2 as wire
 
+from . import patience
 from .connection import Connection
 from .execution import (
     PROCESS_TYPE,
@@ -61,22 +62,16 @@ def run_exec(daemon: Connection, args: argparse.Namespace) -> int:
         )
         added = undo.enter_context(ExitStack())
         added.callback(_end, daemon, args.id, args.exec_id)
-        request = wire.StartRequest(container_id=args.id, exec_id=args.exec_id)
         if session is None:
-            daemon.tasks.Start(request)
+            patience.start(daemon, args.id, args.exec_id)
             readers.close()
             undo.pop_all()
             return 0
-        code = session.run(lambda: _ignore(daemon.tasks.Start(request)))
+        code = session.run(lambda: patience.start(daemon, args.id, args.exec_id))
         added.pop_all()
-        daemon.tasks.DeleteProcess(
-            wire.DeleteProcessRequest(container_id=args.id, exec_id=args.exec_id)
-        )
+        ended = wire.DeleteProcessRequest(container_id=args.id, exec_id=args.exec_id)
+        patience.delete(lambda: daemon.tasks.DeleteProcess(ended))
         return code
-
-
-def _ignore(answer: object) -> None:
-    """The pid of an exec is of no use to an attached client."""
 
 
 def _end(daemon: Connection, id: str, exec_id: str) -> None:

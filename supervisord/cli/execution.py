@@ -19,8 +19,9 @@ from protos.containerd.services.snapshots.v1 import snapshots_pb2
 from protos.containerd.services.tasks.v1 import tasks_pb2 as wire
 from protos.containerd.types.types_pb2 import Mount
 
+from . import patience
 from .connection import Connection
-from .errors import CliError, is_code
+from .errors import CliError, is_code, rpc_text
 from .output import warn
 from .stdio import fifos
 from .stdio.fifos import Streams
@@ -99,7 +100,7 @@ def run_task(
             Path(args.pid_file).write_text(str(pid))
 
         def start() -> None:
-            daemon.tasks.Start(wire.StartRequest(container_id=container.id))
+            patience.start(daemon, container.id)
             started()
 
         if session is None:
@@ -109,7 +110,8 @@ def run_task(
             return 0
         code = session.run(start)
         task.pop_all()
-        daemon.tasks.Delete(wire.DeleteTaskRequest(container_id=container.id))
+        ended = wire.DeleteTaskRequest(container_id=container.id)
+        patience.delete(lambda: daemon.tasks.Delete(ended))
         return code
 
 
@@ -147,7 +149,7 @@ def end_task(daemon: Connection, id: str) -> None:
         daemon.tasks.Delete(wire.DeleteTaskRequest(container_id=id))
     except grpc.RpcError as error:
         if not is_code(error, "NOT_FOUND"):
-            warn(f"task {id} could not be deleted: {error.details()}")
+            warn(f"task {id} could not be deleted: {rpc_text(error, daemon.address)}")
 
 
 def kill_and_wait(daemon: Connection, id: str, exec_id: str) -> None:

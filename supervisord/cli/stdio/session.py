@@ -20,6 +20,7 @@ from protos.containerd.services.tasks.v1 import tasks_pb2 as wire
 
 from ..errors import CliError, is_code
 from ..output import warn
+from ..patience import PATIENCE, PAUSE
 from . import terminal
 from .copying import Input, Output
 from .fifos import Streams
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 QUIET = 2.0
 # What a shell reports of a program that died of SIGPIPE.
 SIGPIPE_CODE = 128 + signal.SIGPIPE
-# How long to wait for a daemon that went away.
-_PATIENCE = 60.0
 _NOT_FORWARDED = {
     signal.SIGKILL,
     signal.SIGSTOP,
@@ -135,9 +134,9 @@ class Session:
             if not is_code(error, "UNAVAILABLE"):
                 raise error
             lost = lost or time.monotonic()
-            if time.monotonic() - lost > _PATIENCE:
+            if time.monotonic() - lost > PATIENCE:
                 raise CliError(f"lost the daemon; {self._id} may still be running")
-            time.sleep(0.2)
+            time.sleep(PAUSE)
             self._wait()
 
     def _wait(self) -> None:
