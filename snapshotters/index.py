@@ -131,6 +131,16 @@ def parent_of_new(connection: sqlite3.Connection, key: str, parent: str) -> Sequ
     return parents
 
 
+def chain_of_parent(connection: sqlite3.Connection, parent: str) -> Sequence[int]:
+    """The ids of a would-be parent and all of its own, nearest first.
+
+    Raises NotFound, FailedPrecondition (not committed)."""
+    row = get(connection, parent)
+    if row.info.kind != Kind.COMMITTED:
+        raise FailedPrecondition(f"parent {parent!r} is not committed")
+    return _parents(connection, row.id)
+
+
 def insert(
     connection: sqlite3.Connection,
     id: int,
@@ -227,10 +237,7 @@ def _rebased(connection: sqlite3.Connection, row: Row, parent: str) -> int:
         raise InvalidArgument(
             f"parent: cannot change the parent of snapshot {row.info.name!r} on commit"
         )
-    found = get(connection, parent)
-    if found.info.kind != Kind.COMMITTED:
-        raise FailedPrecondition(f"parent {parent!r} is not committed")
-    return found.id
+    return chain_of_parent(connection, parent)[0]
 
 
 def _parents(connection: sqlite3.Connection, id: int) -> Sequence[int]:

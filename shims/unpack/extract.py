@@ -6,7 +6,7 @@ of directories at the very end; ``trusted.*`` xattrs are never taken from a laye
 """
 
 # Plain os calls on bytes, because this runs for every entry.
-# ruff: noqa: PTH101, PTH102, PTH211
+# ruff: noqa: PTH101, PTH102, PTH116, PTH211
 from __future__ import annotations
 
 import errno
@@ -23,6 +23,8 @@ from .tar import TarReader
 from .whiteout import Whiteouts
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_ROOT = b"/"
+_SET_ID = stat.S_ISUID | stat.S_ISGID
 _LAST_TIME = (1 << 63) - 1
 _LAST_ID = (1 << 32) - 2
 _DEVICES = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK}
@@ -40,12 +42,15 @@ class Extractor:
         self._folders = folders
         self._whiteouts = whiteouts
         self._brought = brought
-        brought.add(b"/")
+        brought.add(_ROOT)
+        self._plain: set[bytes] = set()  # folders whose set-group bit or ACL changes no new file
         self._times: dict[bytes, Times] = {}
 
     def run(self) -> int:
         """Extracts everything; answers the number of entries. Raises InvalidArgument, DataLoss,
         OSError."""
+        if not os.listxattr(_ROOT) and not os.stat(_ROOT).st_mode & _SET_ID and os.geteuid() == 0:
+            self._plain.add(_ROOT)
         count = 0
         for entry in self._reader:
             count += 1
@@ -64,9 +69,9 @@ class Extractor:
         path = join(folder, base)
         match entry.type:
             case b"0" | b"\0" | b"S":
-                self._file(path, entry)
+                self._file(path, entry, plain=folder in self._plain)
             case b"5":
-                self._folder(path, entry)
+                self._folder(path, entry, plain=folder in self._plain)
             case b"2":
                 self._make(path, lambda: os.symlink(entry.linkname, path))
                 self._attributes(path, entry)
@@ -84,7 +89,7 @@ class Extractor:
         self._brought.add(path)
         while folder not in self._brought:
             self._brought.add(folder)
-            folder = folder.rpartition(b"/")[0] or b"/"
+            folder = folder.rpartition(b"/")[0] or _ROOT
 
     def _whiteout(self, folder: bytes, base: bytes, entry: Entry) -> None:
         if base == whiteout.OPAQUE:
@@ -96,22 +101,27 @@ class Extractor:
 
     # Kinds -----------------------------------------------------------------------------------
 
-    def _file(self, path: bytes, entry: Entry) -> None:
+    def _file(self, path: bytes, entry: Entry, plain: bool) -> None:
+        # In a plain folder a new file has owner 0:0 and just the mode that it is opened with.
+        as_made = plain and not entry.uid and not entry.gid and not entry.mode & _SET_ID
+        mode = entry.mode if as_made else 0o600
         try:
-            fd = os.open(path, _NEW_FILE, 0o600)
+            fd = os.open(path, _NEW_FILE, mode)
         except FileExistsError:
             self._clear(path)
-            fd = os.open(path, _NEW_FILE, 0o600)
+            fd = os.open(path, _NEW_FILE, mode)
         try:
             if entry.sparse is not None:
                 self._sparse_data(fd, entry)
             elif entry.size:
                 for piece in self._reader.data():
                     _write(fd, piece)
-            os.fchown(fd, entry.uid, entry.gid)
+            if not as_made:
+                os.fchown(fd, entry.uid, entry.gid)
             if entry.xattrs:
                 _set_xattrs(fd, entry)
-            os.fchmod(fd, entry.mode)
+            if not as_made or entry.xattrs:
+                os.fchmod(fd, entry.mode)
             os.utime(fd, ns=_times(entry))
         finally:
             os.close(fd)
@@ -131,16 +141,21 @@ class Extractor:
                 offset += size
                 left -= size
 
-    def _folder(self, path: bytes, entry: Entry) -> None:
+    def _folder(self, path: bytes, entry: Entry, plain: bool) -> None:
         try:
             os.mkdir(path, 0o700)
         except FileExistsError:
             found = os.lstat(path)
+            plain = path in self._plain
             if not stat.S_ISDIR(found.st_mode):
                 self._clear(path)
                 os.mkdir(path, 0o700)
                 if whiteout.is_mark(found):
                     self._whiteouts.opaque(path)
+        if plain and not entry.mode & _SET_ID and not entry.xattrs:
+            self._plain.add(path)
+        else:
+            self._plain.discard(path)
         self._attributes(path, entry)
         self._times[path] = _times(entry)
         self._folders.implied.pop(path, None)
@@ -168,6 +183,7 @@ class Extractor:
         whiteout.remove(path, found)
         if stat.S_ISDIR(found.st_mode) or stat.S_ISLNK(found.st_mode):
             self._folders.forget()
+            self._plain = {_ROOT} & self._plain
         self._times.pop(path, None)
 
     # Attributes ------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ class LayerWriter:
             if change.kind == Kind.DELETE:
                 folder, slash, name = change.path.rpartition(b"/")
                 self._parents(change.path)
-                self._tar.header(Header(folder + slash + PREFIX + name, split=True))
+                self._tar.header(Header(folder + slash + PREFIX + name))
             elif change.found is not None and not stat.S_ISSOCK(change.found.st_mode):
                 self._changed(change, change.found)
         self._tar.end()

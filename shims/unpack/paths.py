@@ -6,7 +6,7 @@ links in the layer are followed inside the root as containerd follows them.
 """
 
 # Plain os calls on bytes, because this runs for every entry.
-# ruff: noqa: PTH101, PTH102, PTH108, PTH115
+# ruff: noqa: PTH102, PTH108, PTH115
 from __future__ import annotations
 
 import errno
@@ -15,8 +15,10 @@ import stat
 from collections.abc import Callable, Sequence
 
 from supervisord.contracts.errors import InvalidArgument
-from supervisord.linux.openat import open_in_root
-from supervisord.linux.xattr import copy_xattrs
+from supervisord.linux.lowers import take_after
+
+IMPLIED = ".overlay.supervisord.implied"
+"""Behind ``trusted`` or ``user``: the xattr on folders that no entry brought."""
 
 _MAX_LINKS = 255
 _NAME_MAX = 255
@@ -130,30 +132,19 @@ class Folders:
 
     def _inherit(self, path: bytes) -> Times | None:
         """Attributes from the nearest lower layer that has the folder; None where none has."""
-        for lower in self._lowers:
-            try:
-                probe = open_in_root(lower, path, os.O_PATH)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                    return None
-                raise
-            try:
-                found = os.fstat(probe)
-            finally:
-                os.close(probe)
-            if not stat.S_ISDIR(found.st_mode):
-                return None  # deleted or replaced in that layer
-            os.chown(path, found.st_uid, found.st_gid)
-            os.chmod(path, stat.S_IMODE(found.st_mode))
-            source = open_in_root(lower, path, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                copy_xattrs(source, path, without=("trusted.", "user.overlay."))
-            finally:
-                os.close(source)
-            return found.st_atime_ns, found.st_mtime_ns
-        return None
+        if not self._lowers:
+            return None
+        made = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            return take_after(made, path, self._lowers)
+        finally:
+            os.close(made)
+
+    def mark_implied(self, namespace: str) -> None:
+        """Marks the implied folders, and the root if there are any, for whoever puts layers below
+        this one later (the overlay snapshotter does)."""
+        for path in (*self.implied, b"/") if self.implied else ():
+            os.setxattr(path, f"{namespace}{IMPLIED}", b"y")
 
 
 def join(folder: bytes, base: bytes) -> bytes:

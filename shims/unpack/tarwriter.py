@@ -1,8 +1,8 @@
 """Writes tar headers byte for byte as containerd's clients know them from Go's archive/tar.
 
-A header is plain ustar where everything fits; what does not (names over 100 bytes or not ASCII,
-large numbers, times before 1970, xattrs) goes to a PAX header before it. The same entries always
-give the same bytes, so a layer computed twice has one digest.
+A header is plain ustar where everything fits; what does not (names that cannot be split, or are
+not ASCII, large numbers, times before 1970, xattrs) goes to a PAX header before it. The same
+entries always give the same bytes, so a layer computed twice has one digest.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ _LINK = 100
 
 @dataclass(slots=True)
 class Header:
-    """What one entry says of itself; ``mtime`` in seconds. ``split`` permits a long name to use
-    ustar's prefix field instead of a PAX record."""
+    """What one entry says of itself; ``mtime`` in seconds."""
 
     name: bytes
     type: bytes = b"0"
@@ -34,7 +33,6 @@ class Header:
     linkname: bytes = b""
     device: tuple[int, int] = (0, 0)
     records: Mapping[bytes, bytes] = field(default_factory=dict)
-    split: bool = False
 
 
 class TarWriter:
@@ -46,9 +44,6 @@ class TarWriter:
     def header(self, header: Header) -> None:
         """Starts an entry; ``header.size`` bytes of contents and ``pad`` must follow."""
         records = dict(header.records)
-        prefix, name = _split(header.name) if header.split else (b"", header.name)
-        if not prefix and (len(header.name) > _NAME or not header.name.isascii()):
-            records[b"path"] = header.name
         if len(header.linkname) > _LINK or not header.linkname.isascii():
             records[b"linkpath"] = header.linkname
         for key, value, width in (
@@ -59,7 +54,10 @@ class TarWriter:
         ):
             if not _fits(value, width):
                 records[key] = b"%d" % value
-        if records:
+        prefix, name = _split(header.name)
+        if records or len(name) > _NAME or not name.isascii():
+            if len(header.name) > _NAME or not header.name.isascii():
+                records[b"path"] = header.name
             self._pax(header.name, records)
             prefix, name = b"", header.name
         self._write(_block(header, name, prefix))

@@ -100,6 +100,8 @@ def apply(arguments: Mapping[str, object], blob: int, results: int) -> Mapping[s
         folders = Folders()
     stream = ByteStream(next_chunk)
     entries = Extractor(TarReader(stream), folders, whiteouts, brought).run()
+    if target.marks and not target.lowers:
+        folders.mark_implied(target.marks)
     stream.drain()
     if arguments.get("sync"):
         syncfs(target.root)

@@ -27,6 +27,7 @@ from supervisord.contracts.snapshots import Info, Kind, Mount
 from supervisord.sqlite.database import Database
 
 from .idmap import GID_LABEL, UID_LABEL, root_owner
+from .inherit import inherit
 from .probe import overlay_options
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,19 @@ class OverlaySnapshotter(DirectorySnapshotter):
                 self._make(row.id, row.info.kind, parents, row.info.labels)
             except OSError as error:  # its parent's is gone too: the others must not wait for it
                 log.error("snapshot %s: %s", row.info.name, error)
+
+    async def commit(
+        self, name: str, key: str, labels: Mapping[str, str], parent: str = ""
+    ) -> None:
+        row = self._database.read(partial(index.get, name=key))
+        if parent and not row.parent_id:
+            parents = self._database.read(partial(index.chain_of_parent, parent=parent))
+            lowers = [self._tree(id) for id in parents]
+            try:
+                await asyncio.to_thread(inherit, self._tree(row.id), lowers)
+            except OSError as error:
+                raise disk_error(key, error) from error
+        await super().commit(name, key, labels, parent)
 
     def _tree(self, id: int) -> str:
         return f"{self._folder}/{id}/fs"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -17,6 +19,7 @@ from supervisord.contracts.errors import (
     Unknown,
 )
 from supervisord.contracts.images import Descriptor
+from supervisord.contracts.snapshots import Mount
 from supervisord.diff import Differ
 from supervisord.diff.media import DOCKER, DOCKER_FOREIGN, OCI, OCI_FOREIGN, OCI_GZIP, OCI_ZSTD
 from tests.conformance.snapshotters.mounting import mounted
@@ -117,3 +120,32 @@ async def test_a_worker_that_dies(house: House) -> None:
     with pytest.raises(Unknown, match="without a result"):
         await house.diff([], mounts, ref="again")
     assert await house.stores.content.statuses(SCOPE)
+
+
+@pytest.mark.parametrize("house", ["overlayfs"], indirect=True)
+async def test_a_layer_that_gets_its_parent_at_commit(house: House) -> None:
+    """As image layers are unpacked side by side: upper directory only, parent at commit."""
+    headers = {"SCHILY.xattr.user.note": "1"}
+    base = archive(
+        folder("tmp", mode=0o1777),
+        folder("home/me", mode=0o700, uid=5, gid=6, mtime=1000, pax_headers=headers),
+        member("home/me/old"),
+    )
+    layer = archive(member("home/me/new"), member("tmp/x/y"), member("home/.wh.me2"))
+    for name, data in (("base", base), ("layer", layer)):
+        (bind,) = await house.snapshotter.prepare(f"{name}-key", "", {})
+        upper = Mount("overlay", "overlay", (f"upperdir={bind.source}",))
+        await house.apply(await house.blob(data, OCI), [upper])
+    await house.snapshotter.commit("base", "base-key", {})
+    await house.snapshotter.commit("layer", "layer-key", {}, parent="base")
+    with mounted(await house.snapshotter.view("view", "layer", {}), house.tmp_path / "m") as root:
+        me = (root / "home/me").stat()
+        assert (me.st_uid, me.st_gid, me.st_mode & 0o7777, me.st_mtime) == (5, 6, 0o700, 1000)
+        assert os.listxattr(root / "home/me") == ["user.note"]
+        assert (root / "tmp").stat().st_mode & 0o7777 == 0o1777
+        assert (root / "tmp/x").stat().st_mode & 0o7777 == 0o755
+        assert (root / "home/me/old").exists()
+        assert (root / "home/me/new").exists()
+    own = Path(upper.options[0].removeprefix("upperdir="))
+    marks = [os.listxattr(path) for path in (own, own / "home", own / "tmp/x")]
+    assert marks == [[], [], []]
