@@ -31,7 +31,10 @@ def test_a_plain_header() -> None:
     assert len(data) == 512 + 512 + 1024
     info = tarfile.TarInfo("a/f")
     info.mode, info.uid, info.gid, info.size, info.mtime = 0o4755, 1, 2, 3, 1700000000
-    assert data[:512] == info.tobuf(tarfile.USTAR_FORMAT)
+    other = info.tobuf(tarfile.USTAR_FORMAT)
+    assert (data[:148], data[156:329]) == (other[:148], other[156:329])
+    assert data[329:345] == b"0000000\x000000000\x00", "which Python leaves empty"
+    assert read(data)[0][1] == b"xxx"
 
 
 @pytest.mark.parametrize(
