@@ -22,6 +22,7 @@ from supervisord.contracts.identifiers import check_identifier
 from supervisord.contracts.typed import TypedValue, pack
 
 from .fields import EventFields
+from .missed import Missed
 
 QUEUE = 16384
 """Events that a subscription may be behind."""
@@ -117,6 +118,7 @@ class Exchange:
     def __init__(self, queue: int = QUEUE) -> None:
         self._limit = queue
         self._subscriptions: set[Subscription] = set()
+        self._missed = Missed()
         self.published = 0
         self.topics: dict[str, int] = {}
 
@@ -138,11 +140,15 @@ class Exchange:
         check_topic(envelope.topic)
         if envelope.timestamp <= 0:
             raise InvalidArgument("envelope timestamp: must be set on a forwarded event")
+        self._missed.add(envelope)
         self._deliver(envelope)
 
     def subscribe(self, filters: Sequence[str] = ()) -> Subscription:
-        """Events from now on that match any of the filters. Raises InvalidArgument."""
+        """Events from now on that match any of the filters, after those that were missed while no
+        daemon ran (see ``missed``). Raises InvalidArgument."""
         subscription = Subscription(parse(filters), self._limit, self._subscriptions)
+        for envelope in self._missed.events():
+            subscription.offer(envelope, EventFields(envelope))
         self._subscriptions.add(subscription)
         return subscription
 

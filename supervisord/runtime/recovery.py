@@ -14,12 +14,15 @@ import time
 from collections.abc import Callable, Set
 from pathlib import Path
 
+from google.protobuf.message import Message
+
 from protos.containerd.events import events_pb2
 from supervisord.aio.locks import KeyedLock
 from supervisord.aio.owner import TaskOwner
 from supervisord.contracts.errors import DeadlineExceeded, Error, NotFound, Unavailable
-from supervisord.contracts.events import Publisher
+from supervisord.contracts.events import Envelope, Publisher
 from supervisord.contracts.tasks import Exit
+from supervisord.contracts.typed import pack
 
 from .bundle import Bundle, BundleStore, ShimRecord
 from .burial import Burial
@@ -238,17 +241,21 @@ class Recovery:
         self._owner.spawn(self._burial.empty(trash), f"empty {task.id}")
 
     def _publish(self, task: Task, exit: Exit) -> None:
-        namespace = task.bundle.namespace
         event = events_pb2.TaskExit(
             container_id=task.id, id=task.id, pid=exit.pid, exit_status=exit.exit_status
         )
         event.exited_at.FromNanoseconds(exit.exited_at)
-        self._publisher.publish(namespace, "/tasks/exit", event)
+        self._forward(task, "/tasks/exit", event, exit.exited_at)
         deleted = events_pb2.TaskDelete(
             container_id=task.id, pid=exit.pid, exit_status=exit.exit_status
         )
         deleted.exited_at.FromNanoseconds(exit.exited_at)
-        self._publisher.publish(namespace, "/tasks/delete", deleted)
+        self._forward(task, "/tasks/delete", deleted, exit.exited_at)
+
+    def _forward(self, task: Task, topic: str, event: Message, when: int) -> None:
+        """Stamped with the time of the end, as its shim would have."""
+        stamp = when or time.time_ns()
+        self._publisher.forward(Envelope(stamp, task.bundle.namespace, topic, pack(event)))
 
 
 async def is_gone(task: Task) -> bool:
