@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.message import Message
@@ -33,7 +33,7 @@ from .oom import Oom
 from .process import Process
 from .reaper import Exit, Reaper
 from .restore import Restore
-from .runtime import Runtime
+from .runtime import Runtime, RuntimeWork
 from .stdio import Stdio, Wishes
 
 SIGKILL = 9
@@ -42,7 +42,6 @@ _EXECS_SECONDS = 10.0
 _KILLED_SECONDS = 5.0
 
 Publish = Callable[[str, Message], None]
-Command = Callable[[str], Coroutine[Any, Any, None]]
 
 
 class Container:
@@ -78,16 +77,18 @@ class Container:
         """Set when start means to restore a checkpoint."""
         self._oom: Oom | None = None
 
-    def created(self, pid: int) -> None:
-        """Init is there, waiting; call inside ``reaper.early``."""
-        self.init.pid = pid
-        self.reaper.expect(pid, self._init_exited)
-        self.private_pids = is_first_in_namespace(pid)
-        try:
-            self.cgroup = cgroups.of_pid(pid)
-            self._oom = Oom(self.loop, self.cgroup, self._out_of_memory)
-        except NotFound as error:
-            log.debug("out-of-memory kills are not watched", id=self.id, error=error)
+    def created(self, facts: dict[str, Any]) -> None:
+        """Init is there, waiting: takes what ``observe`` has found. Call inside
+        ``reaper.early``."""
+        self.init.pid = facts["pid"]
+        self.private_pids = facts["private"]
+        if facts["paths"] is not None:
+            self.cgroup = cgroups.Cgroup(cgroups.ROOT, facts["unified"], facts["paths"])
+            try:
+                self._oom = Oom(self.loop, self.cgroup, self._out_of_memory)
+            except NotFound as error:
+                log.debug("out-of-memory kills are not watched", id=self.id, error=error)
+        self.reaper.expect(self.init.pid, self._init_exited)
 
     def process(self, exec_id: str) -> Process:
         """Init ("") or an exec. Raises NotFound."""
@@ -119,7 +120,7 @@ class Container:
                 elif self.restore is not None:
                     await self.restore.run(self)
                 else:
-                    await self.runtime.start(self.id)
+                    await self.runtime.apart(lambda runtime: runtime.start(self.id), "start")
             except BaseException:
                 self._carry_out(process, process.machine.feed(Event.START_FAILED))
                 if process.machine.phase is Phase.STOPPED:
@@ -137,14 +138,21 @@ class Container:
             with self.reaper.early:
                 if process.wishes.terminal:
                     with ConsoleSocket(bundle.path, f"{process.id}.pty") as console:
-                        pid = await self.runtime.exec(
-                            self.id, description, pid_file, None, console=console.path
+                        path = console.path
+                        pid = await self.runtime.apart(
+                            lambda runtime: runtime.exec(
+                                self.id, description, pid_file, None, console=path
+                            ),
+                            "exec",
                         )
                         master = await console.master(self.loop)
                     await stdio.attach(master, process.id, self.namespace)
                 else:
                     streams = await stdio.open(process.id, self.namespace, *self.owner)
-                    pid = await self.runtime.exec(self.id, description, pid_file, streams)
+                    pid = await self.runtime.apart(
+                        lambda runtime: runtime.exec(self.id, description, pid_file, streams),
+                        "exec",
+                    )
                     stdio.given()
                 process.pid = pid
                 self.reaper.expect(pid, lambda exit: self._exec_exited(process, exit))
@@ -200,13 +208,13 @@ class Container:
         """A frozen process takes no signal, not even the last one."""
         if self.init.status in ("PAUSED", "PAUSING"):
             try:
-                await self.runtime.resume(self.id)
+                await self.runtime.apart(lambda runtime: runtime.resume(self.id), "resume")
             except Error as error:
                 log.warning("a killed container stays frozen", id=self.id, error=error)
 
     async def _runtime_kill(self, signal: int, all: bool) -> None:
         try:
-            await self.runtime.kill(self.id, signal, all=all)
+            await self.runtime.apart(lambda runtime: runtime.kill(self.id, signal, all=all), "kill")
         except Error as error:
             told = error.message.lower()
             for sign in ("process already finished", "container not running", "no such process"):
@@ -219,19 +227,29 @@ class Container:
     # Pause, resume, update ----------------------------------------------------------------
 
     async def pause(self) -> None:
-        await self._frozen(Event.PAUSE, Event.PAUSE_DONE, Event.PAUSE_FAILED, self.runtime.pause)
-
-    async def resume(self) -> None:
+        """Freezes all processes. Raises FailedPrecondition, Unknown."""
         await self._frozen(
-            Event.RESUME, Event.RESUME_DONE, Event.RESUME_FAILED, self.runtime.resume
+            Event.PAUSE,
+            Event.PAUSE_DONE,
+            Event.PAUSE_FAILED,
+            lambda runtime: runtime.pause(self.id),
         )
 
-    async def _frozen(self, ask: Event, done: Event, failed: Event, command: Command) -> None:
+    async def resume(self) -> None:
+        """Thaws them. Raises FailedPrecondition, Unknown."""
+        await self._frozen(
+            Event.RESUME,
+            Event.RESUME_DONE,
+            Event.RESUME_FAILED,
+            lambda runtime: runtime.resume(self.id),
+        )
+
+    async def _frozen(self, ask: Event, done: Event, failed: Event, work: RuntimeWork) -> None:
         init = self.init
         async with init.lock:
             init.machine.feed(ask)
             try:
-                await command(self.id)
+                await self.runtime.apart(work, ask.name.lower())
             except BaseException:
                 self._carry_out(init, init.machine.feed(failed))
                 raise
@@ -243,7 +261,7 @@ class Container:
             self.init.machine.feed(Event.UPDATE)
             path = self.bundle.write("resources.json", resources)
             try:
-                await self.runtime.update(self.id, path)
+                await self.runtime.apart(lambda runtime: runtime.update(self.id, path), "update")
             finally:
                 remove(path)
 
@@ -280,18 +298,20 @@ class Container:
     async def _delete_init(self, init: Process, *, force: bool) -> None:
         if not force:
             await init.stdio.drained(_DRAIN_SECONDS)
-        hooks = self.bundle.has_poststop_hooks()
-        removal = self.loop.spawn(self.runtime.delete(self.id, force=force), "runtime delete")
-        if not hooks:
-            # While the runtime works; the kernel takes its time over the last unmount.
-            self.loop.soon(self._try_unmount)
-        await removal
+        await self.runtime.apart(lambda runtime: self._remove(runtime, force), "delete")
         if init.pid and init.exit is None:
             await self._wait_gone(init)
         for process in self.execs.values():
             process.stdio.close()
         init.stdio.close()
         self._unwatch_memory()
+
+    async def _remove(self, runtime: Runtime, force: bool) -> None:
+        """Runs in a fork: what the runtime holds, and the mounts."""
+        if not self.bundle.has_poststop_hooks():
+            # While the runtime works; the kernel takes its time over the last unmount.
+            runtime.loop.soon(lambda: runtime.loop.soon(self._try_unmount))
+        await runtime.delete(self.id, force=force)
         self.bundle.unmount()
 
     def _try_unmount(self) -> None:
@@ -320,7 +340,9 @@ class Container:
         """Init is the last to be announced; without a pid namespace its kin is killed first."""
         if not self.private_pids:
             try:
-                await self.runtime.kill(self.id, SIGKILL, all=True)
+                await self.runtime.apart(
+                    lambda runtime: runtime.kill(self.id, SIGKILL, all=True), "kill"
+                )
             except Error as error:
                 log.warning("processes may be left over", id=self.id, error=error)
         for process in self._running_execs():
@@ -379,7 +401,7 @@ class Container:
     async def _thaw(self) -> None:
         async with self.init.lock:
             try:
-                await self.runtime.resume(self.id)
+                await self.runtime.apart(lambda runtime: runtime.resume(self.id), "resume")
             except Error as error:
                 log.warning("an ended container stays frozen", id=self.id, error=error)
 
@@ -392,6 +414,18 @@ class Container:
         if self._oom is not None:
             self._oom.close()
             self._oom = None
+
+
+def observe(pid: int) -> dict[str, Any]:
+    """The facts of a container's init that only its being alive tells: ``pid``, ``private``
+    (whether it has a pid namespace of its own), and its control groups: ``unified`` and
+    ``paths``, None where they cannot be told."""
+    facts: dict[str, Any] = {"pid": pid, "private": is_first_in_namespace(pid), "paths": None}
+    try:
+        cgroup = cgroups.of_pid(pid)
+    except NotFound:
+        return facts
+    return {**facts, "unified": cgroup.unified, "paths": dict(cgroup.paths)}
 
 
 def is_first_in_namespace(pid: int) -> bool:

@@ -16,8 +16,9 @@ from supervisord.linux import cgroups
 
 from . import log
 from .bundle import Bundle
+from .command import Streams
 from .console import ConsoleSocket
-from .container import Container, Publish
+from .container import Container, Publish, observe
 from .loop import Loop
 from .process import Process
 from .reaper import Reaper
@@ -72,67 +73,92 @@ async def create(
     )
     if options.shim_cgroup:
         join_cgroup(options.shim_cgroup)
-    bundle.prepare(runtime.binary, runtime.root, runtime.systemd_cgroup)
-    undo: list[Callable[[], None]] = [bundle.unmount]
+    if request.checkpoint:
+        container.restore = Restore(
+            request.checkpoint,
+            request.parent_checkpoint,
+            options.criu_work_path or f"{bundle.path}/criu-work",
+            options.no_pivot_root,
+        )
     try:
-        bundle.mount(request.rootfs)
-        if request.checkpoint:
-            container.restore = Restore(
-                request.checkpoint,
-                request.parent_checkpoint,
-                options.criu_work_path or f"{bundle.path}/criu-work",
-                options.no_pivot_root,
-            )
-            return container
-        undo.append(stdio.close)
-        await _run(container, options)
+        await _run(container, options, request.rootfs)
     except BaseException:
-        for step in reversed(undo):
-            _undone(step)
+        stdio.close()
         raise
     return container
 
 
-async def _run(container: Container, options: options_pb2.Options) -> None:
-    """The runtime's part. A container that it had made is deleted if what follows fails."""
-    loop, runtime, init = container.loop, container.runtime, container.init
-    pid_file = container.bundle.init_pid_file
-    no_pivot, no_keyring = options.no_pivot_root, options.no_new_keyring
-    made = False
+async def _run(container: Container, options: options_pb2.Options, rootfs: Any) -> None:
+    """What the runtime does, and what surrounds it."""
+    runtime, init = container.runtime, container.init
+    if container.restore is not None:
+        await runtime.apart(lambda runtime: _prepare(container.bundle, runtime, rootfs), "create")
+        return
     with container.reaper.early:
-        try:
-            if init.wishes.terminal:
-                with ConsoleSocket(container.bundle.path, "init.pty") as console:
-                    pid = await runtime.create(
-                        container.id,
-                        pid_file,
-                        None,
-                        console=console.path,
-                        no_pivot=no_pivot,
-                        no_new_keyring=no_keyring,
-                    )
-                    made = True
-                    master = await console.master(loop)
+        if not init.wishes.terminal:
+            streams = await init.stdio.open(container.id, container.namespace, *container.owner)
+            plan = Plan(container.id, container.bundle, rootfs, options, streams)
+            facts = await runtime.apart(plan.carry_out, "create")
+            init.stdio.given()
+            container.created(facts)
+            return
+        with ConsoleSocket(container.bundle.path, "init.pty") as console:
+            plan = Plan(container.id, container.bundle, rootfs, options, None, console=console.path)
+            facts = await runtime.apart(plan.carry_out, "create")
+            try:
+                master = await console.master(container.loop)
                 await init.stdio.attach(master, container.id, container.namespace)
-            else:
-                streams = await init.stdio.open(container.id, container.namespace, *container.owner)
-                pid = await runtime.create(
-                    container.id,
-                    pid_file,
-                    streams,
-                    no_pivot=no_pivot,
-                    no_new_keyring=no_keyring,
-                )
-                made = True
-                init.stdio.given()
-            container.created(pid)
+            except BaseException:
+                await runtime.apart(plan.take_back, "delete")
+                raise
+        container.created(facts)
+
+
+async def _prepare(bundle: Bundle, runtime: Runtime, rootfs: Any) -> None:
+    bundle.prepare(runtime.binary, runtime.root, runtime.systemd_cgroup)
+    bundle.mount(rootfs)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The part of a create that runs in a fork: each step undone if a later one fails."""
+
+    id: str
+    bundle: Bundle
+    rootfs: Any
+    options: options_pb2.Options
+    streams: Streams | None
+    console: str = ""
+
+    async def carry_out(self, runtime: Runtime) -> dict[str, Any]:
+        """Mounts, creates, and answers the facts of ``container.Facts``."""
+        await _prepare(self.bundle, runtime, self.rootfs)
+        made = False
+        try:
+            pid = await runtime.create(
+                self.id,
+                self.bundle.init_pid_file,
+                self.streams,
+                console=self.console,
+                no_pivot=self.options.no_pivot_root,
+                no_new_keyring=self.options.no_new_keyring,
+            )
+            made = True
+            return observe(pid)
         except BaseException:
             if made:
-                try:
-                    await runtime.delete(container.id, force=True)
-                except Error as error:
-                    log.error("a failed create left a container", id=container.id, error=error)
+                await self.take_back(runtime)
+            else:
+                _undone(self.bundle.unmount)
             raise
+
+    async def take_back(self, runtime: Runtime) -> None:
+        """Undoes it."""
+        try:
+            await runtime.delete(self.id, force=True)
+        except Error as error:
+            log.error("a failed create left a container", id=self.id, error=error)
+        _undone(self.bundle.unmount)
 
 
 def _undone(step: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from protos.containerd.runc.v1 import options_pb2
 from supervisord.contracts.errors import Error, FailedPrecondition, Unknown
@@ -20,7 +20,9 @@ from .console import ConsoleSocket
 from .machine import Event
 
 if TYPE_CHECKING:
+    from .command import Streams
     from .container import Container
+    from .runtime import Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +51,34 @@ class Restore:
         with container.reaper.early:
             if init.wishes.terminal:
                 with ConsoleSocket(container.bundle.path, "init.pty") as console:
-                    pid = await runtime.restore(
-                        container.id, self.options(), pid_file, None, console=console.path
+                    path = console.path
+                    facts = await runtime.apart(
+                        lambda runtime: self._restore(container.id, runtime, pid_file, None, path),
+                        "restore",
                     )
                     master = await console.master(container.loop)
                 await init.stdio.attach(master, container.id, container.namespace)
             else:
                 streams = await init.stdio.open(container.id, container.namespace, *container.owner)
-                pid = await runtime.restore(container.id, self.options(), pid_file, streams)
+                facts = await runtime.apart(
+                    lambda runtime: self._restore(container.id, runtime, pid_file, streams),
+                    "restore",
+                )
                 init.stdio.given()
-            container.created(pid)
+            container.created(facts)
+
+    async def _restore(
+        self,
+        id: str,
+        runtime: Runtime,
+        pid_file: str,
+        streams: Streams | None,
+        console: str = "",
+    ) -> dict[str, Any]:
+        from .container import observe
+
+        pid = await runtime.restore(id, self.options(), pid_file, streams, console=console)
+        return observe(pid)
 
 
 async def checkpoint(
@@ -87,7 +107,9 @@ async def checkpoint(
         if options.parent_path:
             arguments += ["--parent-path", options.parent_path]
         try:
-            await container.runtime.checkpoint(container.id, arguments)
+            await container.runtime.apart(
+                lambda runtime: runtime.checkpoint(container.id, arguments), "checkpoint"
+            )
         except Error as error:
             kept = f"{container.bundle.path}/criu-dump.log"
             try:

@@ -1,7 +1,8 @@
 """The OCI runtime of one container: runc, crun, or whatever takes the same command line.
 
 Every command writes its log as JSON lines to a file of its own; when it fails, the last error
-line becomes the message. No state is kept here; ``container`` decides what is run when.
+line becomes the message. No state is kept here; ``container`` decides what is run when, and runs
+it ``apart``.
 """
 
 # Paths stay strings: every shim would pay for pathlib with memory of its own.
@@ -9,11 +10,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from supervisord.contracts.errors import NotFound, Unknown
 
+from .apart import apart
 from .bundle import read, remove
 from .command import Streams, finish, spawn
 from .loop import Loop
@@ -22,8 +25,11 @@ from .reaper import Reaper
 COMMAND_SECONDS = 120.0
 """After this time a runtime command counts as stuck, and is killed."""
 
+_APART_SECONDS = 2 * COMMAND_SECONDS
 _TAIL = 4096
-_sequence = 0
+
+
+RuntimeWork = Callable[["Runtime"], Coroutine[Any, Any, Any]]
 
 
 class RuntimeFailure(Unknown):
@@ -50,6 +56,17 @@ class Runtime:
         """Whether a container's init is an ordinary process that a signal reaches directly.
         Sandboxed runtimes have a stand-in there."""
         return self.binary.rpartition("/")[2] in ("runc", "crun", "youki")
+
+    async def apart(self, work: RuntimeWork, what: str) -> Any:
+        """Calls the runtime from a fork of this process. ``work`` gets the runtime of the fork;
+        it answers plain JSON. Raises what it raises."""
+
+        def run(loop: Loop, reaper: Reaper) -> Coroutine[Any, Any, Any]:
+            return work(
+                Runtime(loop, reaper, self.binary, self.root, self.bundle, self.systemd_cgroup)
+            )
+
+        return await apart(self.loop, self.reaper, run, _APART_SECONDS, what)
 
     async def create(
         self,
@@ -132,9 +149,7 @@ class Runtime:
         self, arguments: Sequence[str], what: str, streams: Streams | None = None
     ) -> None:
         """Runs one command to its end. Raises RuntimeFailure, DeadlineExceeded."""
-        global _sequence
-        _sequence += 1
-        log_file = f"{self.bundle}/log-{_sequence}.json"
+        log_file = f"{self.bundle}/log-{os.getpid()}.json"
         # The container inherits its streams from the command; others get a scratch file.
         scratch = -1
         if streams is None:
