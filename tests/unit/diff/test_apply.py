@@ -8,7 +8,6 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import zstandard
@@ -156,13 +155,15 @@ async def test_a_layer_that_gets_its_parent_at_commit(house: House) -> None:
 async def test_a_caller_that_goes_away(house: House) -> None:
     """The worker here never answers; whoever waits is let go, and no descriptor or ingest stays."""
 
-    class Silent:
-        held: ClassVar[list[int]] = []
+    held: list[int] = []
+    asked = asyncio.Event()
 
+    class Silent:
         async def spawn(
             self, kind: str, arguments: Mapping[str, object], fds: Sequence[int] = ()
         ) -> int:
-            self.held.extend(map(os.dup, fds))
+            held.extend(map(os.dup, fds))
+            asked.set()
             return 1
 
     house.differ = Differ(house.stores.content, Silent(), house.tmp_path / "state")
@@ -170,13 +171,13 @@ async def test_a_caller_that_goes_away(house: House) -> None:
     blob = await house.blob(LAYER, OCI)
     for work in (house.apply(blob, mounts), house.diff([], mounts)):
         task = asyncio.ensure_future(work)
-        while len(Silent.held) < 2:
-            await asyncio.sleep(0.001)
+        await asked.wait()
+        asked.clear()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         with pytest.raises(BrokenPipeError):
-            os.write(Silent.held[-1], b"too late")
-        while Silent.held:
-            os.close(Silent.held.pop())
+            os.write(held[-1], b"too late")
+        while held:
+            os.close(held.pop())
     assert await house.stores.content.statuses(SCOPE) == []
