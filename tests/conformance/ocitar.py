@@ -141,16 +141,17 @@ class Image:
 
 
 def build(
-    layers: Sequence[Sequence[Member]],
+    layers: Sequence[Sequence[Member] | bytes],
     compressions: Sequence[str] = (),
     config: dict[str, Any] | None = None,
 ) -> Image:
-    """An image of those layers; ``config`` goes into the image config's ``config`` object."""
+    """An image of those layers (members, or the bytes of an archive); ``config`` goes into the
+    image config's ``config`` object."""
     blobs: dict[str, bytes] = {}
     image = Image(blobs, "", "", [], [], [])
     descriptors = []
     for number, members in enumerate(layers):
-        plain = tar(members)
+        plain = members if isinstance(members, bytes) else tar(members)
         kind = compressions[number] if number < len(compressions) else "gzip"
         media_type, blob = compress(plain, kind)
         digest = sha256(blob)

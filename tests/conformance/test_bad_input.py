@@ -169,7 +169,12 @@ ROWS = [
     Row("container id with space", create_container(id="a b"), "id"),
     Row("container id too long", create_container(id=LONG), "id"),
     Row("container label too long", create_container(labels=HUGE), "label"),
-    Row("container without message", lambda w: w.containers.Create(c.CreateContainerRequest()), "container", None),
+    Row(
+        "container without message",
+        lambda w: w.containers.Create(c.CreateContainerRequest()),
+        "container",
+        None,
+    ),
     Row("image name empty", create_image(name=""), "name"),
     Row("image digest malformed", create_image(digest="sha256:x"), "digest"),
     Row("image digest algorithm", create_image(digest="crc:00"), "digest"),
@@ -185,17 +190,34 @@ ROWS = [
     Row("namespace of the call too long", within(LONG), "namespace"),
     Row("namespace of the call leads out", within("../x"), "namespace"),
     Row("content info digest", lambda w: w.content.Info(ct.InfoRequest(digest="nope")), "digest"),
-    Row("content read digest", lambda w: list(w.content.Read(ct.ReadContentRequest(digest="../x"))), "digest"),
-    Row("content delete digest", lambda w: w.content.Delete(ct.DeleteContentRequest(digest="x:y")), "digest"),
+    Row(
+        "content read digest",
+        lambda w: list(w.content.Read(ct.ReadContentRequest(digest="../x"))),
+        "digest",
+    ),
+    Row(
+        "content delete digest",
+        lambda w: w.content.Delete(ct.DeleteContentRequest(digest="x:y")),
+        "digest",
+    ),
     Row(
         "content update digest",
-        lambda w: w.content.Update(ct.UpdateRequest(info=ct.Info(digest="x"), update_mask=FieldMask(paths=["labels"]))),
+        lambda w: w.content.Update(
+            ct.UpdateRequest(info=ct.Info(digest="x"), update_mask=FieldMask(paths=["labels"]))
+        ),
         "digest",
     ),
     Row("content write ref empty", write(ref=""), "ref"),
-    Row("content write expected", write(expected="sha256:12"), "expected", Code.FAILED_PRECONDITION),
+    Row(
+        "content write expected", write(expected="sha256:12"), "expected", Code.FAILED_PRECONDITION
+    ),
     Row("content write label too long", write(labels=HUGE), "label"),
-    Row("lease label too long", lambda w: w.leases.Create(le.CreateRequest(id="good", labels=HUGE)), "label", None),
+    Row(
+        "lease label too long",
+        lambda w: w.leases.Create(le.CreateRequest(id="good", labels=HUGE)),
+        "label",
+        None,
+    ),
     Row("snapshot label too long", prepare(labels=HUGE), "label"),
     Row("snapshotter unknown", prepare(snapshotter="nosuch"), "snapshotter"),
     Row("snapshotter empty", prepare(snapshotter=""), "snapshotter"),
@@ -210,7 +232,13 @@ ROWS = [
     ),
     Row(
         "diff mount option",
-        apply(mounts=[types_pb2.Mount(type="bind", source="/no/such/folder", options=["bind", "no-such-option"])]),
+        apply(
+            mounts=[
+                types_pb2.Mount(
+                    type="bind", source="/no/such/folder", options=["bind", "no-such-option"]
+                )
+            ]
+        ),
         "option",
         Code.UNKNOWN,
     ),
@@ -218,7 +246,7 @@ ROWS = [
     Row("event topic empty", publish(""), "topic"),
     *listing("=="),
     *listing("id=~x"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])

@@ -170,7 +170,7 @@ def test_wait_with_a_deadline_leaves_the_task_alone(
     wire: Wire, unique: str, run: Callable[..., int]
 ) -> None:
     run()
-    with pytest.raises(grpc.RpcError, match="(?i)deadline"):
+    with pytest.raises(grpc.RpcError, match=r"(?i)deadline"):
         wire.tasks.Wait(pb.WaitRequest(container_id=unique), timeout=0.2)
     assert get(wire, unique).status == task_pb2.RUNNING
 

@@ -316,7 +316,7 @@ def spec(namespace: str, id: str, arguments: Sequence[str]) -> dict[str, Any]:
             "args": list(arguments),
             "env": ["PATH=/bin"],
             "cwd": "/",
-            "capabilities": {kind: CAPABILITIES for kind in ("bounding", "effective", "permitted")},
+            "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), CAPABILITIES),
             "noNewPrivileges": True,
         },
         "root": {"path": "rootfs"},
