@@ -45,6 +45,7 @@ from .burial import Burial
 from .checkpoint import Checkpoints
 from .creation import Creation
 from .foreign import ForeignLauncher
+from .info import runtime_info
 from .launch import Launcher, Settings
 from .oci import OciRuntimes
 from .recovery import Recovery, is_gone
@@ -135,6 +136,10 @@ class TaskManager:
         await self._owner.close(grace=_CLOSE_SECONDS)
         for task in self._tasks.values():
             task.close()
+
+    async def plugin_info(self, options: TypedValue) -> TypedValue:
+        """What a runtime can do (contracts.plugins.Informative); see ``info``."""
+        return await runtime_info(options, self._runtimes)
 
     # Create and delete --------------------------------------------------------------------
 
