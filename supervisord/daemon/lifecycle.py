@@ -52,7 +52,7 @@ async def live(config: Config, registrations: Sequence[Registration]) -> int:
             await daemon.stop()
     except TimeoutError:
         log.error("stop took too long", extra={"seconds": STOP_DEADLINE})
-        status = 1
+        os._exit(1)  # a thread that is stuck would keep the interpreter from ending
     else:
         if status == 0:
             log.info("stopped")
@@ -62,6 +62,6 @@ async def live(config: Config, registrations: Sequence[Registration]) -> int:
 def _signalled(stopping: asyncio.Event, number: signal.Signals) -> None:
     if stopping.is_set():
         log.error("stopped by a second signal", extra={"signal": number.name})
-        raise SystemExit(1)
+        os._exit(1)
     log.info("stopping", extra={"signal": number.name})
     stopping.set()

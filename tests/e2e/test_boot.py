@@ -24,6 +24,7 @@ import pytest
 
 from protos.containerd.services.introspection.v1 import introspection_pb2, introspection_pb2_grpc
 from protos.containerd.services.version.v1 import version_pb2_grpc
+from protos.containerd.types import types_pb2
 from tests import leaks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -175,6 +176,62 @@ def test_containerds_plugins_have_containerds_names(box: Box) -> None:
         "io.containerd.grpc.v1.introspection",
     ):
         assert name in names
+    assert box.stop() == 0
+
+
+def test_the_runtime_tells_its_features(box: Box) -> None:
+    box.start()
+    box.wait_ready()
+    with box.channel() as channel:
+        stub = introspection_pb2_grpc.IntrospectionStub(channel)
+        request = introspection_pb2.PluginInfoRequest(type="io.containerd.runtime.v2", id="task")
+        request.options.type_url = "containerd.types.RuntimeRequest"
+        reply = stub.PluginInfo(request, timeout=30)
+        assert reply.plugin.id == "task"
+        info = types_pb2.RuntimeInfo.FromString(reply.extra.value)
+        assert info.name == "io.containerd.runc.v2"
+        request.id = "none"
+        with pytest.raises(grpc.RpcError, match="not found"):
+            stub.PluginInfo(request, timeout=10)
+    assert box.stop() == 0
+
+
+def test_a_second_signal_ends_a_stop_that_hangs(box: Box) -> None:
+    site = box.base / "site"
+    info = site / "stuck-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stuck\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[supervisord.plugins]\nstuck = stuck:REGISTRATION\n")
+    (site / "stuck.py").write_text(
+        textwrap.dedent(
+            """
+            import asyncio, time
+            from supervisord.contracts.plugins import Registration
+
+            async def start(context):
+                async def close():
+                    await asyncio.to_thread(time.sleep, 600)
+                context.on_close(close)
+                return object()
+
+            REGISTRATION = Registration("io.example.stuck.v1", "stuck", start)
+            """
+        )
+    )
+    process = box.start(PYTHONPATH=f"{site}:{REPOSITORY}")
+    box.wait_ready()
+    process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + PATIENCE
+    while "stopping" not in box.log() or os.path.exists(box.address):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 1
+    assert "stopped by a second signal" in box.log()
+    shutil.rmtree(site)
+    box.start()
+    box.wait_ready()
     assert box.stop() == 0
 
 
