@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,15 @@ class Ctr:
         self, *arguments: str, input: bytes | None = None, timeout: float = 30
     ) -> subprocess.CompletedProcess[bytes]:
         """As a call, with the output in bytes and no check."""
-        source = {"stdin": subprocess.DEVNULL} if input is None else {"input": input}
+        source: dict[str, Any] = (
+            {"stdin": subprocess.DEVNULL} if input is None else {"input": input}
+        )
         return subprocess.run(
             self.command(*arguments),
             capture_output=True,
             timeout=timeout,
             check=False,
-            **source,  # type: ignore[call-overload]
+            **source,
         )
 
     def refused(self, *arguments: str, says: str | Sequence[str] = ()) -> Result:

@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -93,7 +94,7 @@ class Daemon:
         if not os.path.exists(self.address):
             return False
         with grpc.insecure_channel(f"unix:{self.address}") as channel:
-            call = channel.unary_unary("/containerd.services.version.v1.Version/Version")
+            call: Any = channel.unary_unary("/containerd.services.version.v1.Version/Version")
             try:
                 call(b"", timeout=2)
             except grpc.RpcError:

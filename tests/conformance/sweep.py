@@ -32,7 +32,7 @@ def absent_is_fine() -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        if error.code() is not grpc.StatusCode.NOT_FOUND:  # type: ignore[attr-defined]
+        if error.code() is not grpc.StatusCode.NOT_FOUND:
             raise
 
 

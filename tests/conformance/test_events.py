@@ -291,7 +291,7 @@ def test_subscription_filters(wire: Wire, filters: list[str], expected: list[str
         publish(wire, "/tasks/exit", "c")
         publish(wire, "/other/topic", "d")
         recorder.settle()
-    assert [payload(e).container_id for e in recorder.events] == expected  # type: ignore[attr-defined]
+    assert [payload(e).container_id for e in recorder.events] == expected
 
 
 def test_subscription_without_filter_sees_every_namespace(wire: Wire, unique: str) -> None:
@@ -302,9 +302,7 @@ def test_subscription_without_filter_sees_every_namespace(wire: Wire, unique: st
         recorder.settle()
     other.close()
     found = [
-        (e.namespace, payload(e).container_id)
-        for e in recorder.events  # type: ignore[attr-defined]
-        if e.topic == "/tasks/start"
+        (e.namespace, payload(e).container_id) for e in recorder.events if e.topic == "/tasks/start"
     ]
     assert found == [(wire.namespace, "here"), (unique, "there")]
 
@@ -314,5 +312,5 @@ def test_order_of_one_publisher_is_kept(wire: Wire) -> None:
         for number in range(200):
             publish(wire, "/tasks/start", f"c{number}")
         recorder.settle()
-    ids = [payload(e).container_id for e in recorder.events]  # type: ignore[attr-defined]
+    ids = [payload(e).container_id for e in recorder.events]
     assert ids == [f"c{number}" for number in range(200)]

@@ -74,7 +74,7 @@ def test_namespace_update_by_mask_and_whole(wire: Wire, unique: str) -> None:
 
 def test_namespace_with_each_kind_of_thing_is_not_deleted(wire: Wire) -> None:
     wire.leases.Create(le.CreateRequest(id="l"))
-    record = c.Container(id="c", runtime={"name": RUNTIME})
+    record = c.Container(id="c", runtime=c.Container.Runtime(name=RUNTIME))
     record.spec.CopyFrom(AnyMessage(type_url="t", value=b"{}"))
     wire.containers.Create(c.CreateContainerRequest(container=record))
     with wire.refused(Code.FAILED_PRECONDITION, wire.namespace, "containers"):

@@ -230,7 +230,7 @@ def test_exec_of_a_missing_command(wire: Wire, unique: str, run: Callable[..., i
     wire.exec(unique, "e", ["no-such-command"])
     with pytest.raises(grpc.RpcError) as caught:
         wire.start(unique, "e")
-    assert "no-such-command" in caught.value.details()  # type: ignore[attr-defined]
+    assert "no-such-command" in (caught.value.details() or "")
     wire.tasks.DeleteProcess(pb.DeleteProcessRequest(container_id=unique, exec_id="e"))
     wire.exec(unique, "e", ["true"])
     wire.start(unique, "e")

@@ -49,9 +49,9 @@ class _Details(NamedTuple):
 
 
 class _Scope(
-    grpc.UnaryUnaryClientInterceptor,  # type: ignore[type-arg]
-    grpc.UnaryStreamClientInterceptor,  # type: ignore[type-arg]
-    grpc.StreamStreamClientInterceptor,  # type: ignore[type-arg]
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
 ):
     """Adds the namespace, the lease and a deadline to every call."""
 
@@ -66,9 +66,9 @@ class _Scope(
             _Details(details.method, timeout, metadata, details.credentials, None, None), request
         )
 
-    intercept_unary_unary = _call
-    intercept_unary_stream = _call
-    intercept_stream_stream = _call
+    intercept_unary_unary = _call  # type: ignore[assignment]
+    intercept_unary_stream = _call  # type: ignore[assignment]
+    intercept_stream_stream = _call  # type: ignore[assignment]
 
 
 class Wire:
@@ -297,7 +297,7 @@ class Recorder:
         self._thread.join(5)
 
 
-def payload(envelope: types_pb2.Envelope) -> Message:
+def payload(envelope: types_pb2.Envelope) -> Any:
     """The decoded event of an envelope."""
     package, _, name = envelope.event.type_url.rpartition(".")
     module = images_pb2 if package == "containerd.services.images.v1" else events_pb2
