@@ -106,7 +106,7 @@ def test_snapshots(sctl: Sctl, tmp_path: Path) -> None:
     sctl(*words("prepare", "next", "base"))
     assert sctl(*words("tree")).out == "base\n  \\_ next\n  \\_ seen\n"
     info = json.loads(sctl(*words("info", "seen")).out)
-    assert (info["parent"], info["kind"]) == ("base", "View")
+    assert (info["Parent"], info["Kind"]) == ("base", "View")
     assert sctl(*words("label", "seen", "a=1")).out == "a=1\n"
     assert sctl(*words("ls", "-q", "kind==committed")).out == "base\n"
     layer = sctl.raw(*words("diff", "base")).stdout

@@ -288,7 +288,7 @@ def test_another_runtime_binary(stand: Stand, unique: str) -> None:
         "containers", "create", "--runc-binary", "runc", stand.image, unique, "true"
     )
     info = json.loads(stand.sctl("containers", "info", unique).out)
-    assert info["runtime_options"] == {"binary_name": "runc"}
+    assert info["Runtime"]["Options"] == {"binary_name": "runc"}
     assert result.out == ""
     assert stand.sctl("tasks", "start", unique).code == 0
 

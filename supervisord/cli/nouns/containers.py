@@ -67,7 +67,22 @@ def info(args: argparse.Namespace) -> None:
     if args.spec:
         show_json(spec_of(container))
         return
-    show_json({**_record(container), "spec": json.loads(container.spec.value or b"null")})
+    # In the shape that ctr prints, so that scripts need not care which of the two they call.
+    show_json(
+        {
+            "ID": container.id,
+            "Labels": dict(container.labels),
+            "Image": container.image,
+            "Runtime": {"Name": container.runtime.name, "Options": _options(container)},
+            "SnapshotKey": container.snapshot_key,
+            "Snapshotter": container.snapshotter,
+            "CreatedAt": moment(container.created_at),
+            "UpdatedAt": moment(container.updated_at),
+            "Extensions": {key: value.type_url for key, value in container.extensions.items()},
+            "Sandbox": container.sandbox,
+            "Spec": json.loads(container.spec.value or b"null"),
+        }
+    )
 
 
 def _record(container: Container) -> dict[str, Any]:

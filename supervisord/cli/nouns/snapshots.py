@@ -249,7 +249,18 @@ def info(args: argparse.Namespace) -> None:
         request = StatSnapshotRequest(
             snapshotter=daemon.snapshotter(args.snapshotter), key=args.key
         )
-        show_json(_record(daemon.snapshots.Stat(request).info))
+        found = _record(daemon.snapshots.Stat(request).info)
+    # In the shape that ctr prints.
+    show_json(
+        {
+            "Kind": found["kind"],
+            "Name": found["key"],
+            "Parent": found["parent"],
+            "Labels": found["labels"],
+            "Created": found["created_at"],
+            "Updated": found["updated_at"],
+        }
+    )
 
 
 def tree(args: argparse.Namespace) -> None:

@@ -246,11 +246,17 @@ def remove(args: argparse.Namespace) -> None:
 
 def _remove(daemon: Connection, id: str, exec_id: str, *, force: bool) -> None:
     from protos.containerd.services.tasks.v1 import tasks_pb2 as wire
+    from protos.containerd.v1.types.task_pb2 import Status
 
     from ..execution import kill_and_wait
     from ..stdio.fifos import remove as remove_fifos
 
     process = daemon.tasks.Get(wire.GetRequest(container_id=id, exec_id=exec_id)).process
+    if not force and process.status not in (Status.STOPPED, Status.CREATED):
+        status = Status.Name(process.status).lower()
+        raise CliError(
+            f'task "{exec_id or id}" is {status}: failed precondition (--force kills it)'
+        )
     if force:
         try:
             kill_and_wait(daemon, id, exec_id)
