@@ -276,7 +276,7 @@ def _checked(daemon: Connection, image: Any, snapshotter: str) -> dict[str, Any]
     }
     try:
         manifest = manifests.select(daemon, target, media.here())
-        needed = [manifest.target, manifest.config, *manifest.layers]
+        needed = [manifest.config, *manifest.layers]
         present = [item for item in needed if blobs.exists(daemon, item.digest)]
         word = "complete" if len(present) == len(needed) else "incomplete"
         sizes = [human_bytes(sum(item.size for item in some)) for some in (present, needed)]

@@ -11,7 +11,7 @@ import grpc
 
 from ..arguments import Noun, format_flag, quiet_flag
 from ..connection import Connection, connect
-from ..errors import Exit, Failures, is_code
+from ..errors import CliError, Exit, Failures, is_code
 from ..output import listing, moment, show, show_json, warn
 from ..stdio.flags import add_flags, log_uri
 from ..values import require, signal_number
