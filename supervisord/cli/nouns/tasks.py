@@ -228,6 +228,9 @@ def metrics(args: argparse.Namespace) -> None:
 
         show_json(MessageToDict(message, preserving_proto_field_name=True))
         return
+    moments = {"id": found[0].id, "timestamp": moment(found[0].timestamp)}
+    listing([moments], [("ID", "id"), ("TIMESTAMP", "timestamp")])
+    show("")
     listing(
         [{"metric": name, "value": value} for name, value in rows(message)],
         [("METRIC", "metric"), ("VALUE", "value")],
