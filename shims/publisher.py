@@ -39,6 +39,7 @@ class Publisher:
         self._dropped = 0
         self._running = False
         self._pause: Future[None] | None = None
+        self._settled: Future[None] | None = None
         self._client: Client | None = None
         self._idle: Timer | None = None
 
@@ -67,6 +68,18 @@ class Publisher:
         if self._pause is not None:
             self._pause.set(None)
 
+    async def settle(self, seconds: float) -> None:
+        """Returns when the daemon has taken everything, has turned out to be away, or after so
+        long: what it does next then comes after our events, for all who subscribe."""
+        if not self._queue or self._pause is not None:
+            return
+        if self._settled is None:
+            self._settled = Future(self._loop)
+        gate = self._settled
+        timer = self._loop.later(seconds, lambda: gate.set(None))
+        await gate
+        timer.cancel()
+
     @property
     def pending(self) -> int:
         """Events that the daemon has not taken yet."""
@@ -83,6 +96,7 @@ class Publisher:
                     if not isinstance(error, Unavailable):
                         log.warning("event not taken", error=error)
                     self._hang_up()
+                    self._let_go()
                     pause = await self._wait(pause)
                     continue
                 pause = _FIRST_PAUSE
@@ -94,6 +108,7 @@ class Publisher:
                 self._dropped = 0
         finally:
             self._running = False
+            self._let_go()
         self._idle = self._loop.later(_IDLE_SECONDS, self._hang_up)
 
     async def _forward(self, data: bytes) -> None:
@@ -119,6 +134,11 @@ class Publisher:
         timer.cancel()
         self._pause = None
         return min(pause * 2, _LONGEST_PAUSE)
+
+    def _let_go(self) -> None:
+        if self._settled is not None:
+            self._settled.set(None)
+            self._settled = None
 
     def _hang_up(self) -> None:
         if self._client is not None:

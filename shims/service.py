@@ -36,6 +36,9 @@ from .stdio import Wishes
 
 ABANDONABLE = ("Wait",)
 
+_SETTLE_SECONDS = 0.5
+"""How long a delete may wait for the daemon to take the events before it."""
+
 
 class TaskService:
     """All containers of this shim: one as a rule, several when they share a pod's shim."""
@@ -145,6 +148,7 @@ class TaskService:
             )
             _set_time(event, exit)
             self._publisher.publish("/tasks/delete", event)
+            await self._publisher.settle(_SETTLE_SECONDS)
         return response
 
     async def Pids(self, request: Any) -> v3.PidsResponse:

@@ -429,6 +429,15 @@ def test_a_full_queue_drops_the_oldest(loop: Loop, tmp_path: Path) -> None:
     assert silent.pending == 0
 
 
+def test_nobody_settles_with_a_daemon_that_is_away(loop: Loop, tmp_path: Path) -> None:
+    publisher = Publisher(loop, str(tmp_path / "nobody"), "ns")
+    do(loop, publisher.settle(30))  # nothing to wait for
+    publisher.publish("/tasks/delete", Empty())
+    do(loop, publisher.settle(30))  # the try that fails lets go of us
+    do(loop, publisher.settle(30))  # and the pause after it too
+    assert publisher.pending == 1
+
+
 def test_what_is_read_is_not_watched_twice(loop: Loop) -> None:
     read, write = os.pipe2(os.O_CLOEXEC)
     calls: list[int] = []
