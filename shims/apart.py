@@ -1,7 +1,7 @@
 """Runs work in a fork of the shim, so that the memory that the work touches goes with it.
 
-A shim spends its life waiting; what it needs for a moment, to create a container or to delete
-one, would stay its own for good. The fork has a loop and a reaper of its own, and ends with its
+A shim spends its life waiting; what it needs for a moment, to create a container, would stay its
+own for good. The fork has a loop and a reaper of its own, and ends with its
 work. Processes that it leaves behind, such as a container's init, become the shim's children.
 """
 
@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from supervisord.contracts.errors import Error, Internal, Unknown, from_code
+from supervisord.contracts.errors import DeadlineExceeded, Error, Internal, Unknown, from_code
 
 from . import log
-from .command import finish
 from .loop import Loop
 from .reaper import Reaper
 
@@ -31,25 +31,39 @@ async def apart(loop: Loop, reaper: Reaper, work: Work, seconds: float, what: st
     Raises what the work raises, DeadlineExceeded, Unknown (the fork ended without an answer)."""
     read, write = os.pipe2(os.O_CLOEXEC)
     try:
-        pid = os.fork()
-        if pid == 0:
-            _run(work, write)
-        os.close(write)
-        write = -1
-        exit = await finish(loop, reaper, pid, seconds, what)
-        data = os.read(read, _MAX_ANSWER)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _run(work, write)
+        finally:
+            os.close(write)
+        data = await _answer(loop, read, seconds, what)
+    except DeadlineExceeded:
+        os.kill(pid, signal.SIGKILL)
+        raise
     except OSError as error:
         raise Unknown(f"{what}: {error.strerror}") from error
     finally:
         os.close(read)
-        if write >= 0:
-            os.close(write)
     if not data:
-        raise Unknown(f"{what}: the helper process ended with status {exit.status}")
+        raise Unknown(f"{what}: the helper process ended without an answer")
     answer, _ = _parse(data.decode(), 0)
     if "code" in answer:
         raise from_code(answer["code"], answer["message"])
     return answer["value"]
+
+
+async def _answer(loop: Loop, fd: int, seconds: float, what: str) -> bytes:
+    """All up to the end of a line, or nothing. The fork's own end is not waited for: the reaper
+    collects it."""
+    data = b""
+    while not data.endswith(b"\n"):
+        await loop.readable(fd, seconds, what)
+        part = os.read(fd, _MAX_ANSWER)
+        if not part:
+            return b""
+        data += part
+    return data
 
 
 def _run(work: Work, write: int) -> None:
@@ -64,10 +78,10 @@ def _run(work: Work, write: int) -> None:
         except Exception as error:
             log.error("helper process failed", error=repr(error))
             answer = {"code": Internal.code, "message": f"{type(error).__name__}: {error}"}
-        data = json.dumps(answer).encode()
+        data = json.dumps(answer).encode() + b"\n"
         if len(data) > _MAX_ANSWER:
             message = str(answer.get("message", ""))[: _MAX_ANSWER // 8]
-            data = json.dumps({"code": Unknown.code, "message": message}).encode()
+            data = json.dumps({"code": Unknown.code, "message": message}).encode() + b"\n"
         os.write(write, data)
     finally:
         os._exit(0)

@@ -78,12 +78,12 @@ class Bundle:
         """Takes away what is mounted at or below the rootfs. Raises Unavailable."""
         mount.unmount_all(self.rootfs)
 
-    def has_poststop_hooks(self) -> bool:
-        """Whether something of the container's runs after its end, and may want the rootfs."""
+    def mentions(self, hook: str) -> bool:
+        """Whether the container may have hooks of this kind; only ever wrong by saying so."""
         try:
-            return b'"poststop"' in read(f"{self.path}/config.json")
+            return f'"{hook}"'.encode() in read(f"{self.path}/config.json")
         except OSError:
-            return False
+            return True
 
 
 def _folder(path: str, mode: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from google.protobuf.message import Message
@@ -33,7 +33,8 @@ from .oom import Oom
 from .process import Process
 from .reaper import Exit, Reaper
 from .restore import Restore
-from .runtime import Runtime, RuntimeWork
+from .runtime import Runtime
+from .start import start
 from .stdio import Stdio, Wishes
 
 SIGKILL = 9
@@ -42,6 +43,7 @@ _EXECS_SECONDS = 10.0
 _KILLED_SECONDS = 5.0
 
 Publish = Callable[[str, Message], None]
+Command = Callable[[str], Coroutine[Any, Any, None]]
 
 
 class Container:
@@ -120,7 +122,7 @@ class Container:
                 elif self.restore is not None:
                     await self.restore.run(self)
                 else:
-                    await self.runtime.apart(lambda runtime: runtime.start(self.id), "start")
+                    await start(self)
             except BaseException:
                 self._carry_out(process, process.machine.feed(Event.START_FAILED))
                 if process.machine.phase is Phase.STOPPED:
@@ -138,21 +140,14 @@ class Container:
             with self.reaper.early:
                 if process.wishes.terminal:
                     with ConsoleSocket(bundle.path, f"{process.id}.pty") as console:
-                        path = console.path
-                        pid = await self.runtime.apart(
-                            lambda runtime: runtime.exec(
-                                self.id, description, pid_file, None, console=path
-                            ),
-                            "exec",
+                        pid = await self.runtime.exec(
+                            self.id, description, pid_file, None, console=console.path
                         )
                         master = await console.master(self.loop)
                     await stdio.attach(master, process.id, self.namespace)
                 else:
                     streams = await stdio.open(process.id, self.namespace, *self.owner)
-                    pid = await self.runtime.apart(
-                        lambda runtime: runtime.exec(self.id, description, pid_file, streams),
-                        "exec",
-                    )
+                    pid = await self.runtime.exec(self.id, description, pid_file, streams)
                     stdio.given()
                 process.pid = pid
                 self.reaper.expect(pid, lambda exit: self._exec_exited(process, exit))
@@ -208,13 +203,13 @@ class Container:
         """A frozen process takes no signal, not even the last one."""
         if self.init.status in ("PAUSED", "PAUSING"):
             try:
-                await self.runtime.apart(lambda runtime: runtime.resume(self.id), "resume")
+                await self.runtime.resume(self.id)
             except Error as error:
                 log.warning("a killed container stays frozen", id=self.id, error=error)
 
     async def _runtime_kill(self, signal: int, all: bool) -> None:
         try:
-            await self.runtime.apart(lambda runtime: runtime.kill(self.id, signal, all=all), "kill")
+            await self.runtime.kill(self.id, signal, all=all)
         except Error as error:
             told = error.message.lower()
             for sign in ("process already finished", "container not running", "no such process"):
@@ -232,7 +227,7 @@ class Container:
             Event.PAUSE,
             Event.PAUSE_DONE,
             Event.PAUSE_FAILED,
-            lambda runtime: runtime.pause(self.id),
+            self.runtime.pause,
         )
 
     async def resume(self) -> None:
@@ -241,15 +236,15 @@ class Container:
             Event.RESUME,
             Event.RESUME_DONE,
             Event.RESUME_FAILED,
-            lambda runtime: runtime.resume(self.id),
+            self.runtime.resume,
         )
 
-    async def _frozen(self, ask: Event, done: Event, failed: Event, work: RuntimeWork) -> None:
+    async def _frozen(self, ask: Event, done: Event, failed: Event, command: Command) -> None:
         init = self.init
         async with init.lock:
             init.machine.feed(ask)
             try:
-                await self.runtime.apart(work, ask.name.lower())
+                await command(self.id)
             except BaseException:
                 self._carry_out(init, init.machine.feed(failed))
                 raise
@@ -261,7 +256,7 @@ class Container:
             self.init.machine.feed(Event.UPDATE)
             path = self.bundle.write("resources.json", resources)
             try:
-                await self.runtime.apart(lambda runtime: runtime.update(self.id, path), "update")
+                await self.runtime.update(self.id, path)
             finally:
                 remove(path)
 
@@ -298,7 +293,7 @@ class Container:
     async def _delete_init(self, init: Process, *, force: bool) -> None:
         if not force:
             await init.stdio.drained(_DRAIN_SECONDS)
-        await self.runtime.apart(lambda runtime: self._remove(runtime, force), "delete")
+        await self._remove(force)
         if init.pid and init.exit is None:
             await self._wait_gone(init)
         for process in self.execs.values():
@@ -306,12 +301,12 @@ class Container:
         init.stdio.close()
         self._unwatch_memory()
 
-    async def _remove(self, runtime: Runtime, force: bool) -> None:
-        """Runs in a fork: what the runtime holds, and the mounts."""
-        if not self.bundle.has_poststop_hooks():
+    async def _remove(self, force: bool) -> None:
+        """What the runtime holds, and the mounts."""
+        if not self.bundle.mentions("poststop"):
             # While the runtime works; the kernel takes its time over the last unmount.
-            runtime.loop.soon(lambda: runtime.loop.soon(self._try_unmount))
-        await runtime.delete(self.id, force=force)
+            self.loop.soon(self._try_unmount)
+        await self.runtime.delete(self.id, force=force)
         self.bundle.unmount()
 
     def _try_unmount(self) -> None:
@@ -340,9 +335,7 @@ class Container:
         """Init is the last to be announced; without a pid namespace its kin is killed first."""
         if not self.private_pids:
             try:
-                await self.runtime.apart(
-                    lambda runtime: runtime.kill(self.id, SIGKILL, all=True), "kill"
-                )
+                await self.runtime.kill(self.id, SIGKILL, all=True)
             except Error as error:
                 log.warning("processes may be left over", id=self.id, error=error)
         for process in self._running_execs():
@@ -401,7 +394,7 @@ class Container:
     async def _thaw(self) -> None:
         async with self.init.lock:
             try:
-                await self.runtime.apart(lambda runtime: runtime.resume(self.id), "resume")
+                await self.runtime.resume(self.id)
             except Error as error:
                 log.warning("an ended container stays frozen", id=self.id, error=error)
 

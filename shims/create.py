@@ -109,7 +109,7 @@ async def _run(container: Container, options: options_pb2.Options, rootfs: Any) 
                 master = await console.master(container.loop)
                 await init.stdio.attach(master, container.id, container.namespace)
             except BaseException:
-                await runtime.apart(plan.take_back, "delete")
+                await plan.take_back(runtime)
                 raise
         container.created(facts)
 

@@ -2,11 +2,11 @@
 
 What is imported and run here, before the first fork, is memory that all shims share; what a shim
 does for the first time itself is memory of its own. So a whole life of a container is rehearsed,
-with ``true`` in the place of the OCI runtime and ``cat`` in the place of the container.
+with ``true`` in the place of runc and a shell in the place of the container.
 """
 
 # Paths stay strings: every shim would pay for pathlib with memory of its own.
-# ruff: noqa: PTH102
+# ruff: noqa: PTH102, PTH103, PTH211
 from __future__ import annotations
 
 import os
@@ -89,7 +89,11 @@ class _Rehearsal:
         listener.bind(address)
         listener.listen(4)
         publisher = Publisher(self._loop, "", "rehearsal")
-        defaults = Defaults("rehearsal", "true", f"{bundle}/state")
+        os.symlink("/bin/true", f"{bundle}/runc")
+        self._state = f"{bundle}/state/rehearsal/rehearsal"
+        os.makedirs(self._state)
+        os.mkfifo(f"{self._state}/exec.fifo")
+        defaults = Defaults("rehearsal", f"{bundle}/runc", f"{bundle}/state")
         service = TaskService(self._loop, self._reaper, publisher, defaults, lambda: None)
         self._server = Server(
             self._loop, listener.detach(), METHODS, service, abandonable=ABANDONABLE
@@ -108,7 +112,8 @@ class _Rehearsal:
     async def _live(self) -> None:
         process.set_subreaper(False)
         read, write = os.pipe2(os.O_CLOEXEC)
-        pid = spawn(["cat"], Streams(stdin=read))
+        script = 'echo 0 > "$0"; read line'
+        pid = spawn(["/bin/sh", "-c", script, f"{self._state}/exec.fifo"], Streams(stdin=read))
         os.close(read)
         try:
             Bundle(self._bundle).write("init.pid", str(pid))

@@ -107,9 +107,7 @@ async def checkpoint(
         if options.parent_path:
             arguments += ["--parent-path", options.parent_path]
         try:
-            await container.runtime.apart(
-                lambda runtime: runtime.checkpoint(container.id, arguments), "checkpoint"
-            )
+            await container.runtime.checkpoint(container.id, arguments)
         except Error as error:
             kept = f"{container.bundle.path}/criu-dump.log"
             try:

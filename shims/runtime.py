@@ -1,8 +1,7 @@
 """The OCI runtime of one container: runc, crun, or whatever takes the same command line.
 
 Every command writes its log as JSON lines to a file of its own; when it fails, the last error
-line becomes the message. No state is kept here; ``container`` decides what is run when, and runs
-it ``apart``.
+line becomes the message. No state is kept here; ``container`` decides what is run when.
 """
 
 # Paths stay strings: every shim would pay for pathlib with memory of its own.
@@ -50,6 +49,11 @@ class Runtime:
     root: str
     bundle: str
     systemd_cgroup: bool = False
+
+    @property
+    def is_runc(self) -> bool:
+        """Whether what runc leaves in its state folder is known."""
+        return self.binary.rpartition("/")[2] == "runc"
 
     @property
     def plain_processes(self) -> bool:

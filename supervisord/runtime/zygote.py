@@ -245,6 +245,9 @@ def _launch(python: str, kind: str, fd: int) -> subprocess.Popen[bytes]:
     memory in every worker."""
     root = str(Path(supervisord.__file__).resolve().parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)])}
+    # Without bytecode files everything would be compiled at each start, and what the compiler
+    # leaves in the heap would be in every worker.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     return subprocess.Popen(
         [python, "-S", "-s", "-P", "-m", "shims.zygote", str(fd), kind],
         pass_fds=(fd,),
