@@ -27,7 +27,7 @@ from supervisord.contracts.errors import (
 )
 from supervisord.linux import mount
 
-from .conftest import ShimRoom, eventually, needs_root
+from .conftest import RUNTIME, ShimRoom, eventually, needs_root
 
 pytestmark = needs_root
 
@@ -160,17 +160,18 @@ async def test_a_missing_runtime_says_so(shims: ShimRoom) -> None:
     shim = await shims.shim("norun", "/bin/true", runtime="absent-runtime")
     with pytest.raises(Unknown, match='"absent-runtime": executable file not found'):
         await shim.create()
-    options = options_pb2.Options(binary_name="runc")
+    options = options_pb2.Options(binary_name=RUNTIME)
     request = v3.CreateTaskRequest(id="norun", bundle=str(shim.bundle))
     request.options.type_url = "containerd.runc.v1.Options"
     request.options.value = options.SerializeToString()
     request.rootfs.add(type="bind", source=str(shims.rootfs), options=["rbind", "ro"])
     assert (await shim.call("Create", v3.CreateTaskResponse, request)).pid > 0
     assert json.loads((shim.bundle / "runtime.json").read_text()) == {
-        "binary": "runc",
+        "binary": RUNTIME,
         "root": str(shims.base / "rt/ns"),
         "systemd_cgroup": False,
     }
+    await shim.delete()
 
 
 @pytest.mark.parametrize(
@@ -268,13 +269,15 @@ async def test_without_a_pid_namespace_nobody_outlives_init(shims: ShimRoom) -> 
         "shared",
         "/bin/sh",
         "-c",
-        "sleep 61 & sleep 61 & exec sleep 0.2",
+        "sleep 61 & sleep 61 & exec sleep 0.5",
         namespaces=[{"type": "mount"}, {"type": "ipc"}],
     )
     await shim.create()
     await shim.start()
-    pids = [info.pid for info in (await shim.call("Pids", v3.PidsResponse)).processes]
-    assert len(pids) == 3
+    pids: list[int] = []
+    async with asyncio.timeout(5):
+        while len(pids) < 3:
+            pids = [info.pid for info in (await shim.call("Pids", v3.PidsResponse)).processes]
     assert await shim.wait() == 0
     await shim.delete()
     await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
@@ -378,6 +381,22 @@ async def test_a_lost_connection_ends_waits_and_nothing_else(shims: ShimRoom) ->
     shim.client = await Client.connect(shim.address)
     await shim.kill(9)
     assert await shim.wait() == 137
+
+
+async def test_hooks_after_the_start_are_the_runtimes(shims: ShimRoom) -> None:
+    shim = await shims.shim("hooks", "/bin/sh", "-c", "exit 2")
+    config = json.loads((shim.bundle / "config.json").read_text())
+    mark = shims.base / "mark"
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", f"echo $0 >> {mark}"]}
+    config["hooks"] = {
+        name: [{**hook, "args": [*hook["args"], name]}] for name in ("poststart", "poststop")
+    }
+    (shim.bundle / "config.json").write_text(json.dumps(config))
+    await shim.create()
+    await shim.start()
+    assert await shim.wait() == 2
+    await shim.delete()
+    assert mark.read_text().split() == ["poststart", "poststop"]
 
 
 async def test_many_at_a_time(shims: ShimRoom) -> None:

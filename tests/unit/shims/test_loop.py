@@ -18,6 +18,7 @@ from google.protobuf.empty_pb2 import Empty
 from protos.containerd.task.v3 import shim_pb2 as v3
 from protos.ttrpc import ttrpc_pb2
 from shims import reaper as reapers
+from shims.apart import apart
 from shims.command import Streams, finish, spawn
 from shims.loop import READ, Future, Lock, Loop
 from shims.publisher import Publisher
@@ -26,6 +27,7 @@ from shims.reaper import Exit, Reaper
 from shims.rpc import Client, Server, bind
 from supervisord.contracts.errors import (
     DeadlineExceeded,
+    Internal,
     InvalidArgument,
     NotFound,
     Unavailable,
@@ -212,6 +214,44 @@ def test_commands_inherit_nothing_but_their_streams(loop: Loop, reaper: Reaper) 
         spawn(["absent-program"], Streams())
     with pytest.raises(Unknown, match="ermission"):
         spawn(["/etc/passwd"], Streams())
+
+
+# Forks that take their memory along ---------------------------------------------------------
+
+
+def test_work_apart_answers_or_fails(loop: Loop, reaper: Reaper) -> None:
+    async def answer(inner: Loop, reaper: Reaper) -> dict[str, Any]:
+        pid = spawn(["sh", "-c", "exit 4"], Streams())
+        exit = await finish(inner, reaper, pid, 5, "command")
+        return {"status": exit.status, "pid": os.getpid()}
+
+    async def refuse(inner: Loop, reaper: Reaper) -> None:
+        raise NotFound("this: not found")
+
+    async def fail(inner: Loop, reaper: Reaper) -> None:
+        raise ValueError("a defect")
+
+    async def die(inner: Loop, reaper: Reaper) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    async def hang(inner: Loop, reaper: Reaper) -> None:
+        await inner.sleep(60)
+
+    got = do(loop, apart(loop, reaper, answer, 5, "work"))
+    assert got["status"] == 4
+    assert got["pid"] != os.getpid()
+    for work, kind, message in (
+        (refuse, NotFound, "this: not found"),
+        (fail, Internal, "ValueError: a defect"),
+        (die, Unknown, "work: the helper process ended without an answer"),
+    ):
+        with pytest.raises(kind, match=message):
+            do(loop, apart(loop, reaper, work, 5, "work"))
+    with pytest.raises(DeadlineExceeded):
+        do(loop, apart(loop, reaper, hang, 0.05, "work"))
+    do(loop, loop.sleep(0.1))
+    with pytest.raises(ChildProcessError):  # all of them are reaped
+        os.waitpid(-1, os.WNOHANG)
 
 
 # Pumps --------------------------------------------------------------------------------------
