@@ -88,12 +88,26 @@ def records(wire: Wire) -> None:
             wire.leases.Delete(leases_pb2.DeleteRequest(id=lease.id))
     statuses = wire.content.ListStatuses(content_pb2.ListStatusesRequest()).statuses
     for status in statuses:
-        with absent_is_fine():
-            wire.content.Abort(content_pb2.AbortRequest(ref=status.ref))
+        _abort(wire, status.ref)
     for batch in wire.content.List(content_pb2.ListContentRequest()):
         for info in batch.info:
             with absent_is_fine():
                 wire.content.Delete(content_pb2.DeleteContentRequest(digest=info.digest))
+
+
+def _abort(wire: Wire, ref: str, seconds: float = 3) -> None:
+    """Drops an ingest, as soon as a writer whose client went away has let go of it."""
+    deadline = time.monotonic() + seconds
+    busy = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)  # UNKNOWN: containerd's
+    while True:
+        try:
+            with absent_is_fine():
+                wire.content.Abort(content_pb2.AbortRequest(ref=ref))
+            return
+        except grpc.RpcError as error:
+            if error.code() not in busy or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def namespace(wire: Wire) -> None:
