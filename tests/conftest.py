@@ -34,11 +34,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "blocks(why): the test may block the event loop, because ..")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All but unit tests share machine-wide things: one worker runs them, in order."""
+    """Tests of one daemon share it, and all that it has: one worker runs them, in order."""
     for item in items:
         if not item.path.is_relative_to(_UNIT):
-            item.add_marker(pytest.mark.xdist_group("machine"))
+            call = getattr(item, "callspec", None)
+            group = call.params.get("daemon", "machine") if call is not None else "machine"
+            item.add_marker(pytest.mark.xdist_group(str(group)))
 
 
 # The whole run ------------------------------------------------------------------------------

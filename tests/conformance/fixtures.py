@@ -206,8 +206,9 @@ def shop(daemon: Daemon, shop_namespace: str, image: ocitar.Image) -> Iterator[S
 
 def _warm(daemon: Daemon, image_tar: Path) -> None:
     """Lets the daemon start what it starts at the first need, before anybody counts processes."""
-    wire = Wire(daemon.address, "warm-up", ours=daemon.ours)
-    ctr = Ctr(daemon.address, "warm-up")
+    name = f"sdwarm-{uuid.uuid4().hex[:8]}"  # also the cgroup's, so nobody else's
+    wire = Wire(daemon.address, name, ours=daemon.ours)
+    ctr = Ctr(daemon.address, name)
     try:
         ctr("i", "import", str(image_tar))
         ctr("run", "--rm", IMAGE, "first", "true")
