@@ -39,6 +39,7 @@ from .commits import Commits, ensure_namespace
 from .removals import Removals, note_snapshot
 from .rows import readable
 from .sequences import Sequence as Numbers
+from .snapshot_words import in_client_words
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,8 @@ class Snapshots:
     async def stat(self, scope: Scope, key: str) -> Info:
         """Raises NotFound."""
         row = self._row(scope, key)
-        return row.over(await self._backend.stat(row.backend))
+        with in_client_words({row.backend: key}):
+            return row.over(await self._backend.stat(row.backend))
 
     async def update(self, scope: Scope, info: Info, fieldpaths: Sequence[str]) -> Info:
         """Changes labels. Raises NotFound, InvalidArgument."""
@@ -81,7 +83,8 @@ class Snapshots:
             thing = f'snapshot "{info.name}"'
             wanted = label_rules.updated(row.labels, info.labels, fieldpaths, thing)
             labels = label_rules.checked(wanted, "info.labels")
-            below = await self._update_backend(row, labels, fieldpaths)
+            with in_client_words({row.backend: row.key}):
+                below = await self._update_backend(row, labels, fieldpaths)
 
             def change(connection: sqlite3.Connection) -> rows.SnapshotRow:
                 current = rows.get(connection, scope.namespace, self.name, info.name)
@@ -93,11 +96,15 @@ class Snapshots:
 
     async def usage(self, scope: Scope, key: str) -> Usage:
         """Raises NotFound."""
-        return await self._backend.usage(self._row(scope, key).backend)
+        row = self._row(scope, key)
+        with in_client_words({row.backend: key}):
+            return await self._backend.usage(row.backend)
 
     async def mounts(self, scope: Scope, key: str) -> Sequence[Mount]:
         """Raises NotFound, FailedPrecondition."""
-        return await self._backend.mounts(self._row(scope, key).backend)
+        row = self._row(scope, key)
+        with in_client_words({row.backend: key}):
+            return await self._backend.mounts(row.backend)
 
     async def prepare(
         self, scope: Scope, key: str, parent: str, labels: Mapping[str, str]
@@ -227,7 +234,8 @@ class Snapshots:
             backend = f"{scope.namespace}/{await self._numbers.next()}/{key}"
             make = self._backend.view if kind is Kind.VIEW else self._backend.prepare
             try:
-                mounts = await make(backend, below, rows.inherited_labels(kept))
+                with in_client_words({backend: key, below: parent}):
+                    mounts = await make(backend, below, rows.inherited_labels(kept))
             except AlreadyExists as error:
                 if not target:
                     raise Unknown(f"unexpected error from snapshotter: {error}") from error
@@ -319,7 +327,8 @@ class Snapshots:
                 if found is None:
                     raise NotFound(f"parent snapshot {rebase} does not exist: not found")
                 below = found.backend
-            await self._commit_backend(backend, row.backend, labels, below)
+            with in_client_words({backend: name, row.backend: key, below: rebase}):
+                await self._commit_backend(backend, row.backend, labels, below)
             now = time.time_ns()
             made = rows.SnapshotRow(name, backend, row.parent or rebase, labels, now, now)
 

@@ -216,3 +216,29 @@ async def test_bad_keys(metadata: Metadata, key: str) -> None:
         await store.commit(SCOPE, key, "k", {})
     with pytest.raises(InvalidArgument, match="labels"):
         await store.prepare(SCOPE, "k", "", {"k": "v" * 4096})
+
+
+async def test_refusals_of_the_backend_name_the_clients_keys(
+    metadata: Metadata, backend: MemorySnapshotter
+) -> None:
+    store = metadata.snapshots["memory"]
+    await store.prepare(SCOPE, "active", "", {})
+    with pytest.raises(FailedPrecondition, match=r"^parent active is not committed$"):
+        await store.prepare(SCOPE, "child", "active", {})
+    with pytest.raises(FailedPrecondition, match=r"^parent active is not committed$"):
+        await store.view(SCOPE, "child", "active", {})
+    await store.prepare(SCOPE, "lower", "", {})
+    await store.commit(SCOPE, "base", "lower", {})
+    with pytest.raises(FailedPrecondition, match=r"^snapshot base is committed$"):
+        await store.mounts(SCOPE, "base")
+    with pytest.raises(FailedPrecondition, match=r"^snapshot base is not active$"):
+        await store.commit(SCOPE, "other", "base", {})
+    backend.snapshots.clear()
+    for lost in (
+        store.stat(SCOPE, "active"),
+        store.usage(SCOPE, "active"),
+        store.mounts(SCOPE, "active"),
+        store.update(SCOPE, Info("active", labels={"a": "b"}), ["labels"]),
+    ):
+        with pytest.raises(NotFound, match=r"^snapshot active: not found$"):
+            await lost
