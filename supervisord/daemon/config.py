@@ -14,7 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from supervisord.contracts.errors import InvalidArgument
 from supervisord.contracts.plugins import Registration
+
+from . import config_foreign as foreign
+from .durations import seconds
 
 VERSIONS = (2, 3)
 LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
@@ -61,10 +65,12 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What is in force: the daemon's sections by name, and a table for each plugin by uri."""
+    """What is in force: the daemon's sections by name, and a table for each plugin by uri;
+    ``ignored`` says of each key that has no effect why."""
 
     sections: Mapping[str, Mapping[str, Any]]
     plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ignored: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, section: str) -> Mapping[str, Any]:
         return self.sections[section]
@@ -107,12 +113,14 @@ def load(
     plugins = {uri: dict(table) for uri, table in base.plugins.items()}
     if path is None and Path(DEFAULT_PATH).exists():
         path = DEFAULT_PATH
+    ignored: dict[str, str] = {}
     if path is not None:
         for file, table in _files(Path(path), ()):
-            _merge(str(file), table, sections, plugins, registrations)
+            _merge(str(file), table, sections, plugins, registrations, ignored)
     for section, values in (flags or {}).items():
         sections[section].update({key: v for key, v in values.items() if v is not None})
-    config = Config(sections, plugins)
+    _note_disabled(sections[TOP]["disabled_plugins"], registrations, ignored)
+    config = Config(sections, plugins, ignored)
     _check(config)
     return config
 
@@ -149,21 +157,26 @@ def _merge(
     sections: dict[str, dict[str, Any]],
     plugins: dict[str, dict[str, Any]],
     registrations: Sequence[Registration],
+    ignored: dict[str, str],
 ) -> None:
     for key, value in table.items():
         if key == "plugins":
-            _merge_plugins(file, value, plugins, registrations)
+            _merge_plugins(file, value, plugins, registrations, ignored)
         elif key in SECTIONS and key != TOP:
             if not isinstance(value, dict):
                 raise ConfigError(f"{file}: {key}: must be a table")
             for name, item in value.items():
                 where = f"{key}.{name}"
-                if name not in SECTIONS[key]:
+                if name in SECTIONS[key]:
+                    sections[key][name] = _typed(file, where, item, SECTIONS[key][name][0])
+                elif not _passed_over(where, item, foreign.SECTIONS, ignored):
                     raise _unknown(file, where, [f"{key}.{n}" for n in SECTIONS[key]])
-                sections[key][name] = _typed(file, where, item, SECTIONS[key][name][0])
         elif key in SECTIONS[TOP]:
             sections[TOP][key] = _typed(file, key, value, SECTIONS[TOP][key][0])
-        else:
+        elif key == "proxy_plugins":
+            if value:
+                raise ConfigError(f"{file}: {key}: {foreign.PROXIES}")
+        elif not _passed_over(key, value, foreign.SECTIONS, ignored):
             raise _unknown(file, key, [*SECTIONS[TOP], *list(SECTIONS)[1:], "plugins"])
 
 
@@ -172,22 +185,50 @@ def _merge_plugins(
     tables: Any,
     plugins: dict[str, dict[str, Any]],
     registrations: Sequence[Registration],
+    ignored: dict[str, str],
 ) -> None:
     if not isinstance(tables, dict):
         raise ConfigError(f"{file}: plugins: must be a table")
     known = {r.uri: r for r in registrations}
-    for uri, table in tables.items():
-        where = f'plugins."{uri}"'
+    for written, table in tables.items():
+        where = f'plugins."{written}"'
+        uri = foreign.ALIASES.get(written, written)
         if uri not in known:
+            if _passed_over(where, table, {where: foreign.PLUGINS.get(uri, "")}, ignored):
+                continue
             raise _unknown(file, where, [f'plugins."{uri}"' for uri in known])
         if not isinstance(table, dict):
             raise ConfigError(f"{file}: {where}: must be a table")
         defaults = known[uri].config
         for name, value in table.items():
-            if name not in defaults:
-                raise _unknown(file, f"{where}.{name}", [f"{where}.{n}" for n in defaults])
-            kept = plugins.setdefault(uri, dict(defaults))
-            kept[name] = _typed(file, f"{where}.{name}", value, defaults[name])
+            key = f"{where}.{name}"
+            if name in defaults:
+                kept = plugins.setdefault(uri, dict(defaults))
+                kept[name] = _typed(file, key, value, defaults[name])
+                continue
+            reason = foreign.PLUGIN_KEYS.get(f"{uri}.{name}", "")
+            if not _passed_over(key, value, {key: reason}, ignored):
+                raise _unknown(file, key, [f"{where}.{n}" for n in defaults])
+
+
+def _passed_over(key: str, value: Any, reasons: Mapping[str, str], ignored: dict[str, str]) -> bool:
+    """Whether containerd knows the key. One that sets nothing needs no mention."""
+    reason = reasons.get(key, "")
+    if reason and value not in ("", 0, False, [], {}):
+        ignored[key] = reason
+    return bool(reason)
+
+
+def _note_disabled(
+    names: Sequence[str], registrations: Sequence[Registration], ignored: dict[str, str]
+) -> None:
+    """Disabling what is not there harms nobody, but may be a slip of the pen."""
+    known = {name for r in registrations for name in (r.uri, r.type)}
+    for name in names:
+        if name not in known and name not in foreign.PLUGINS:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f"; the nearest known one is {near[0]}" if near else ""
+            ignored[f"disabled_plugins {name}"] = f"there is no such plugin{hint}"
 
 
 def _unknown(file: str, key: str, known: Sequence[str]) -> ConfigError:
@@ -218,7 +259,20 @@ def _typed(file: str, key: str, value: Any, default: Any) -> Any:
         item = type(default[0]) if default else str
         if any(type(entry) is not item for entry in value):
             raise ConfigError(f"{file}: {key}: must be a list, each item {_NAMES[item]}")
+    if wanted is str and _is_duration(default):
+        try:
+            seconds(value, key)
+        except InvalidArgument as error:
+            raise ConfigError(f"{file}: {error}") from error
     return value
+
+
+def _is_duration(text: str) -> bool:
+    try:
+        seconds(text, "")
+    except InvalidArgument:
+        return False
+    return True
 
 
 def _check(config: Config) -> None:
@@ -243,9 +297,14 @@ def _check(config: Config) -> None:
         raise ConfigError(f"debug.level: {debug['level']!r} is none of {', '.join(LEVELS)}")
     if debug["format"] not in ("", *FORMATS):
         raise ConfigError(f"debug.format: {debug['format']!r} is none of {', '.join(FORMATS)}")
+    for section in ("grpc", "ttrpc"):
+        for key in ("uid", "gid"):
+            if config[section][key] < 0:
+                raise ConfigError(f"{section}.{key}: must not be below zero")
     for key in ("max_recv_message_size", "max_send_message_size"):
         if config["grpc"][key] < 1:
             raise ConfigError(f"grpc.{key}: must be above zero")
     address = config["metrics"]["address"]
-    if address and not (":" in address and address.rpartition(":")[2].isdigit()):
+    port = address.rpartition(":")[2] if ":" in address else ""
+    if address and not (port.isdecimal() and int(port) < 1 << 16):
         raise ConfigError(f"metrics.address: {address!r} must be HOST:PORT")

@@ -93,8 +93,11 @@ def _run(config: Config, registrations: Sequence[Registration], broken: Broken) 
     from .logs import set_up
 
     set_up(config["debug"]["level"], config["debug"]["format"])
+    for key, reason in config.ignored.items():
+        fields = {"key": key, "reason": reason}
+        logging.getLogger(__name__).warning("configuration key has no effect", extra=fields)
     for name, error in broken.items():
-        fields = {"entry_point": name, "error": error}
+        fields = {"entry_point": name, "error": str(error)}
         logging.getLogger(__name__).warning("plugin not loaded", extra=fields)
     return asyncio.run(live(config, registrations))
 

@@ -89,9 +89,8 @@ class MetricsServer:
         try:
             server = _listening(address, _application(registry))
         except OSError as error:
-            raise FailedPrecondition(f"metrics.address: cannot listen on {address}: {error}") from (
-                error
-            )
+            told = f"metrics.address: cannot listen on {address}: {error.strerror}"
+            raise FailedPrecondition(told) from error
         owner.spawn(LoopLag(registry).measure(), "loop lag")
         return cls(server, owner)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 import pytest
 
 from supervisord.contracts.plugins import PluginContext, Registration
+from supervisord.daemon import config_foreign as foreign
+from supervisord.daemon.builtins import BUILTINS
 from supervisord.daemon.config import ConfigError, default, load
 from supervisord.daemon.config_text import commented, plain
 
@@ -131,3 +135,85 @@ def test_the_dump_is_what_is_in_force(tmp_path: Path) -> None:
     assert dumped["root"] == '/a"b'
     assert dumped["metrics"]["address"] == "127.0.0.1:0"
     assert dumped["plugins"][URI]["depth"] == 3
+
+
+def test_what_containerd_knows_is_passed_over_and_told(tmp_path: Path) -> None:
+    config = _load(
+        tmp_path,
+        """
+        disabled_plugins = ["cri", "io.containerd.grpc.v1.cri"]
+        temp = ""
+        [timeouts]
+        "io.containerd.timeout.task.state" = "2s"
+        [debug]
+        address = ""
+        [grpc]
+        tcp_address = "127.0.0.1:1"
+        [plugins."io.containerd.grpc.v1.cri".cni]
+        bin_dir = "/usr/lib/cni"
+        [plugins."io.containerd.snapshotter.v1.overlayfs"]
+        slow = true
+        slow_chown = true
+        """,
+    )
+    assert sorted(config.ignored) == [
+        "disabled_plugins cri",
+        "grpc.tcp_address",
+        'plugins."io.containerd.grpc.v1.cri"',
+        'plugins."io.containerd.snapshotter.v1.overlayfs".slow_chown',
+        "timeouts",
+    ]
+    assert config.plugins[URI]["slow"] is True
+
+
+def test_proxy_plugins_are_refused_unless_empty(tmp_path: Path) -> None:
+    assert _load(tmp_path, "[proxy_plugins]\n").ignored == {}
+    with pytest.raises(ConfigError, match=r"proxy_plugins: .* not connected"):
+        _load(tmp_path, '[proxy_plugins.stargz]\ntype = "snapshot"\n')
+
+
+def test_metadata_goes_by_containerds_name_too(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(
+        '[plugins."io.containerd.metadata.v1.bolt"]\n'
+        'content_sharing_policy = "isolated"\nno_sync = true\n'
+    )
+    config = load(str(file), BUILTINS)
+    sqlite = config.plugins["io.containerd.metadata.v1.sqlite"]
+    assert sqlite["content_sharing_policy"] == "isolated"
+    assert list(config.ignored) == ['plugins."io.containerd.metadata.v1.bolt".no_sync']
+
+
+def test_what_is_listed_as_foreign_is_not_ours() -> None:
+    uris = {registration.uri for registration in BUILTINS}
+    assert not uris & set(foreign.PLUGINS)
+    keys = {f"{r.uri}.{key}" for r in BUILTINS for key in r.config}
+    assert not keys & set(foreign.PLUGIN_KEYS)
+    assert all(key.rpartition(".")[0] in uris for key in foreign.PLUGIN_KEYS)
+
+
+@pytest.mark.skipif(shutil.which("containerd") is None, reason="containerd is not installed")
+def test_containerds_own_default_is_accepted(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["containerd", "config", "default"], capture_output=True, text=True, check=True, timeout=20
+    )
+    file = tmp_path / "config.toml"
+    file.write_text(done.stdout)
+    config = load(str(file), BUILTINS)
+    assert config.address == "/run/containerd/containerd.sock"
+    assert 'plugins."io.containerd.grpc.v1.cri"' in config.ignored
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[plugins."io.containerd.gc.v1.scheduler"]\nschedule_delay = "soon"', "no duration"),
+        ("[grpc]\nuid = -1", "grpc.uid: must not be below zero"),
+        ('[metrics]\naddress = "127.0.0.1:99999"', "must be HOST:PORT"),
+    ],
+)
+def test_values_are_checked_before_anything_starts(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load(str(file), BUILTINS)

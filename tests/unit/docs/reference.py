@@ -40,7 +40,28 @@ def configuration() -> str:
     return (
         f"# Configuration\n\n{_NOTE}\nThis is what `supervisord config default` prints. A file "
         "needs only the keys that differ; flags win over the file. A key that does not exist "
-        f"is an error.\n\n```toml\n{text}```\n"
+        f"is an error.\n\n```toml\n{text}```\n\n{_foreign()}"
+    )
+
+
+def _foreign() -> str:
+    """What becomes of containerd's keys that mean nothing here."""
+    from supervisord.daemon import config_foreign as foreign
+
+    rows = [(f"`{key}`", why) for key, why in foreign.SECTIONS.items()]
+    rows += [(f'`[plugins."{uri}"]`', why) for uri, why in foreign.PLUGINS.items()]
+    for key, why in foreign.PLUGIN_KEYS.items():
+        uri, _, name = key.rpartition(".")
+        rows.append((f'`{name}` of `[plugins."{uri}"]`', why))
+    table = "".join(f"| {key} | {why} |\n" for key, why in rows)
+    aliases = "".join(
+        f"`{theirs}` is read as `{ours}`. " for theirs, ours in foreign.ALIASES.items()
+    )
+    return (
+        "## A file written for containerd\n\nVersions 2 and 3 are read. These keys of containerd's "
+        "have no effect; one that is set is named in a warning at the start. "
+        f"{aliases}`proxy_plugins` is refused unless it is empty: {foreign.PROXIES}.\n\n"
+        f"| key | why |\n|---|---|\n{table}"
     )
 
 

@@ -1,0 +1,78 @@
+"""Keys of containerd's configuration that have no meaning here: a file written for containerd is
+read as it is, and what is passed over is told.
+
+``daemon.config`` asks before it calls a key unknown. Only names that containerd documents are
+listed, so that a slip of the pen is still an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+SECTIONS: Mapping[str, str] = {
+    "temp": "temporary files lie below root, beside what they become",
+    "plugin_dir": "plugins are Python packages with an entry point",
+    "cgroup": "the daemon stays in the cgroup in which it was started",
+    "timeouts": "each wait has its own deadline",
+    "stream_processors": "layers are tar, gzip or zstd; encrypted ones are not read",
+    "grpc.tcp_address": "clients are served on the unix socket only",
+    "grpc.tcp_tls_ca": "clients are served on the unix socket only",
+    "grpc.tcp_tls_cert": "clients are served on the unix socket only",
+    "grpc.tcp_tls_key": "clients are served on the unix socket only",
+    "grpc.tcp_tls_common_name": "clients are served on the unix socket only",
+    "debug.address": "there is no debug socket; SIGUSR1 writes all stacks to the log",
+    "debug.uid": "there is no debug socket",
+    "debug.gid": "there is no debug socket",
+    "debug.log_trace_id": "there is no tracing",
+}
+"""Sections and keys, each with what holds instead."""
+
+PLUGINS: Mapping[str, str] = {
+    "io.containerd.grpc.v1.cri": "there is no CRI service yet",
+    "io.containerd.cri.v1.images": "there is no CRI service yet",
+    "io.containerd.cri.v1.runtime": "there is no CRI service yet",
+    "io.containerd.nri.v1.nri": "there is no NRI",
+    "io.containerd.image-verifier.v1.bindir": "images are not pulled by the daemon yet",
+    "io.containerd.transfer.v1.local": "images are not pulled by the daemon yet",
+    "io.containerd.internal.v1.opt": "there is no managed /opt folder",
+    "io.containerd.internal.v1.restart": "nothing is restarted by the daemon",
+    "io.containerd.internal.v1.tracing": "there is no tracing",
+    "io.containerd.tracing.processor.v1.otlp": "there is no tracing",
+    "io.containerd.monitor.v1.cgroups": "metrics follow [metrics]",
+    "io.containerd.monitor.task.v1.cgroups": "metrics follow [metrics]",
+    "io.containerd.monitor.container.v1.restart": "nothing is restarted by the daemon",
+    "io.containerd.runtime.v1.linux": "shims of the first generation are not driven",
+    "io.containerd.differ.v1.erofs": "there is no such differ",
+    "io.containerd.shim.v1.manager": "shims get their environment from the daemon",
+    "io.containerd.sandbox.controller.v1.shim": "there are no sandboxes yet",
+    "io.containerd.podsandbox.controller.v1.podsandbox": "there are no sandboxes yet",
+    "io.containerd.mount-manager.v1.bolt": "there is no mount manager",
+    **{
+        f"io.containerd.snapshotter.v1.{name}": "there is no such snapshotter"
+        for name in ("aufs", "blockfile", "btrfs", "devmapper", "erofs", "stargz", "zfs")
+    },
+    **{
+        f"io.containerd.server.v1.{name}": "addresses are set in the sections of their own"
+        for name in ("debug", "grpc", "grpc-tcp", "metrics", "ttrpc")
+    },
+}
+"""Plugins by uri, each with why its table has no effect."""
+
+PLUGIN_KEYS: Mapping[str, str] = {
+    "io.containerd.metadata.v1.sqlite.no_sync": "what a client was told is on the disk",
+    "io.containerd.runtime.v2.task.platforms": "containers are of this machine's platform",
+    "io.containerd.runtime.v2.task.sched_core": "core scheduling is not set",
+    "io.containerd.service.v1.tasks-service.blockio_config_file": "no block I/O classes are set",
+    "io.containerd.service.v1.tasks-service.rdt_config_file": "no RDT classes are set",
+    "io.containerd.snapshotter.v1.overlayfs.slow_chown": "ids are mapped by the mount",
+}
+"""Keys of plugins that do exist here."""
+
+ALIASES: Mapping[str, str] = {
+    "io.containerd.metadata.v1.bolt": "io.containerd.metadata.v1.sqlite",
+}
+"""Plugins that go by another name here."""
+
+
+PROXIES = "proxy plugins are not connected yet; remove the table"
+"""Passing over these would take snapshotters away without a word."""
