@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ GC = "io.containerd.gc.v1"
 LEASE = "io.containerd.lease.v1"
 INTERNAL = "io.containerd.internal.v1"
 RUNTIME = "io.containerd.runtime.v2"
+SHIM = "io.supervisord.shim.v1"
 DIFFER = "io.containerd.differ.v1"
 SERVICE = "io.containerd.service.v1"
 TTRPC = "io.containerd.ttrpc.v1"
@@ -164,6 +166,7 @@ async def _runtime(context: PluginContext) -> Any:
         ttrpc_address=context.ttrpc_address,
         runtime_root=str(context.config["runtime_root"] or f"{context.state}/oci"),
         log_level=context.config["shim_log_level"],
+        shims=_brought(context),
     )
     owner = TaskOwner("oci runtimes")
     context.on_close(owner.close)
@@ -180,6 +183,19 @@ async def _runtime(context: PluginContext) -> Any:
     context.on_close(manager.close)
     await manager.open()
     return manager
+
+
+def _brought(context: PluginContext) -> dict[str, str]:
+    """The shims that other packages have brought: the plugin's id is the runtime's name, its
+    instance the path of the executable. One that cannot be run is left out."""
+    shims: dict[str, str] = {}
+    for name, instance in context.all(SHIM).items():
+        path = str(instance)
+        if Path(path).is_absolute() and os.access(path, os.X_OK):
+            shims[name] = path
+        else:
+            log.warning("shim is no executable", extra={"plugin": f"{SHIM}.{name}", "path": path})
+    return shims
 
 
 async def _walking(context: PluginContext) -> Any:
@@ -305,7 +321,7 @@ REGISTRATIONS = (
         RUNTIME,
         "task",
         _runtime,
-        (METADATA, GC, EVENT, INTERNAL),
+        (METADATA, GC, EVENT, INTERNAL, SHIM),
         config={"oci_runtime": "", "runtime_root": "", "shim_log_level": "info"},
         config_help={
             "oci_runtime": "Name or path of the OCI runtime for containers that ask for none; "

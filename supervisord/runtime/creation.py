@@ -63,7 +63,8 @@ class Creation:
 
         Raises InvalidArgument, NotFound (runtime), Unknown (the runtime's words), Unavailable,
         ResourceExhausted; nothing is left then."""
-        binary = names.resolve(request.runtime_path or container.runtime.name)
+        runtime = request.runtime_path or container.runtime.name
+        binary = names.resolve(runtime, brought=self._settings.shims)
         options = request.options or container.runtime.options
         async with AsyncExitStack() as undo:
             if binary:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError
@@ -31,8 +32,10 @@ _DEFAULT = "io.containerd.runc.v2"
 _SECONDS = 10.0
 
 
-async def runtime_info(options: TypedValue, runtimes: OciRuntimes) -> TypedValue:
-    """A RuntimeInfo for a RuntimeRequest.
+async def runtime_info(
+    options: TypedValue, runtimes: OciRuntimes, shims: Mapping[str, str] | None = None
+) -> TypedValue:
+    """A RuntimeInfo for a RuntimeRequest; ``shims`` has what plugins have brought.
 
     Raises Unimplemented (another type of request), InvalidArgument, NotFound, Unknown."""
     if options.type_url.rpartition("/")[2] != _REQUEST:
@@ -42,7 +45,7 @@ async def runtime_info(options: TypedValue, runtimes: OciRuntimes) -> TypedValue
     except DecodeError as error:
         raise InvalidArgument(f"options: no {_REQUEST}: {error}") from error
     runtime = request.runtime_path or _DEFAULT
-    binary = names.resolve(runtime)
+    binary = names.resolve(runtime, brought=shims)
     if binary:
         return await _foreign(binary, request.options)
     info = types_pb2.RuntimeInfo(

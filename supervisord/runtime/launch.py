@@ -11,7 +11,8 @@ import asyncio
 import os
 import secrets
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from supervisord.aio.owner import TaskOwner
@@ -29,13 +30,15 @@ _CONNECT_SECONDS = 5.0
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Where things are, as shims are told: the state folder, the daemon's gRPC socket and the
-    ttrpc socket that takes their events, the folder of the OCI runtimes' state, the log level."""
+    ttrpc socket that takes their events, the folder of the OCI runtimes' state, the log level;
+    and the executables of the shims that plugins have brought, by runtime name."""
 
     state: str
     address: str
     ttrpc_address: str
     runtime_root: str
     log_level: str = "info"
+    shims: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def sockets(self) -> str:

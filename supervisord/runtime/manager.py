@@ -139,7 +139,7 @@ class TaskManager:
 
     async def plugin_info(self, options: TypedValue) -> TypedValue:
         """What a runtime can do (contracts.plugins.Informative); see ``info``."""
-        return await runtime_info(options, self._runtimes)
+        return await runtime_info(options, self._runtimes, self._settings.shims)
 
     # Create and delete --------------------------------------------------------------------
 

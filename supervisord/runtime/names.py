@@ -2,12 +2,14 @@
 
 ``io.containerd.runc.v2`` and its kin are our own shims; any other name of the form
 ``PREFIX.NAME.VERSION`` is the executable ``containerd-shim-NAME-VERSION`` in the search path, and
-an absolute path is that executable itself. These are containerd's rules.
+an absolute path is that executable itself. These are containerd's rules. Before the search path
+come the names that plugins of type ``io.supervisord.shim.v1`` have brought.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from supervisord.contracts.errors import InvalidArgument, NotFound
@@ -27,14 +29,17 @@ def shim_binary(runtime: str) -> str:
     return f"containerd-shim-{parts[-2]}-{parts[-1]}"
 
 
-def resolve(runtime: str, path: str = _PATH) -> str:
-    """The executable of a foreign shim, or "" for our own.
+def resolve(runtime: str, path: str = _PATH, brought: Mapping[str, str] | None = None) -> str:
+    """The executable of a foreign shim, or "" for our own; ``brought`` has executables by
+    runtime name.
 
     Raises InvalidArgument (no name, malformed), NotFound (not installed)."""
     if not runtime:
         raise InvalidArgument("runtime: no runtime name")
     if runtime in OURS:
         return ""
+    if brought and runtime in brought:
+        return brought[runtime]
     if runtime.startswith("/"):
         if not Path(runtime).is_file():
             raise NotFound(f"runtime {runtime!r}: invalid custom binary path: no such file")
