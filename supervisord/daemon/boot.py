@@ -61,9 +61,10 @@ class Daemon:
         begin = time.perf_counter()
         set_oom_score(self.config["top"]["oom_score"])
         _make_folders(self.config)
-        lock = RootLock(self.config.root)
-        lock.take()
-        self._undo.callback(lock.drop)
+        for folder, noun in ((self.config.root, "root"), (self.config.state, "state")):
+            lock = RootLock(folder, noun)
+            lock.take()
+            self._undo.callback(lock.drop)
         self._undo.push_async_callback(self.graph.close)
         await self.graph.start()
         await self._serve_ttrpc()
@@ -157,6 +158,9 @@ def grpc_services(graph: Graph) -> list[GrpcService]:
 
 def _make_folders(config: Config) -> None:
     """``root`` is private; ``state`` may be passed through by a container's mapped root."""
-    for path, mode in ((config.root, 0o700), (config.state, 0o711)):
-        Path(path).mkdir(mode=mode, parents=True, exist_ok=True)
-        Path(path).chmod(mode)
+    for key, path, mode in (("root", config.root, 0o700), ("state", config.state, 0o711)):
+        try:
+            Path(path).mkdir(mode=mode, parents=True, exist_ok=True)
+            Path(path).chmod(mode)
+        except OSError as error:
+            raise OSError(f"{key}: cannot make {path}: {error.strerror}") from error

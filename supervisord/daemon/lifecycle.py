@@ -18,6 +18,7 @@ from .config import Config
 from .lock import RootTaken
 from .notify import sd_notify
 from .plugins import GraphError
+from .stacks import stacks
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +31,14 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 async def live(config: Config, registrations: Sequence[Registration]) -> int:
     """Runs until SIGTERM or SIGINT, and answers the exit status: 0 after a clean stop, 1 when the
-    start failed or the stop took too long. A second signal while stopping ends at once."""
+    start failed or the stop took too long. A second signal while stopping ends at once. SIGHUP
+    changes nothing, and SIGUSR1 has all stacks logged."""
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in _SIGNALS:
         loop.add_signal_handler(number, _signalled, stopping, number)
+    loop.add_signal_handler(signal.SIGHUP, _hung_up)
+    loop.add_signal_handler(signal.SIGUSR1, _tell_stacks)
     try:
         daemon = Daemon(config, registrations)
     except GraphError as error:
@@ -77,3 +81,12 @@ def _signalled(stopping: asyncio.Event, number: signal.Signals) -> None:
         os._exit(1)
     log.info("stopping", extra={"signal": number.name})
     stopping.set()
+
+
+def _hung_up() -> None:
+    """The terminal went away, or somebody hopes for a reload: neither may end the daemon."""
+    log.info("SIGHUP passed over: the configuration is read at the start only")
+
+
+def _tell_stacks() -> None:
+    log.info("stacks", extra={"stacks": stacks()})

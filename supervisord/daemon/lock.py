@@ -1,4 +1,4 @@
-"""One daemon per root: a locked file in it that tells who holds it.
+"""One daemon per root, and per state: a locked file in each that tells who holds it.
 
 The kernel drops the lock when the holder dies, however it dies, so there is nothing to clean up.
 """
@@ -11,14 +11,16 @@ from pathlib import Path
 
 
 class RootTaken(Exception):
-    """Another daemon runs on this root; the text says which."""
+    """Another daemon runs on this root or state; the text says which."""
 
 
 class RootLock:
     """Held from ``take`` until ``drop``, or until the process ends."""
 
-    def __init__(self, root: str) -> None:
-        self.path = Path(root) / "lock"
+    def __init__(self, folder: str, noun: str = "root") -> None:
+        """``noun`` is the flag that names the folder, for the message."""
+        self.path = Path(folder) / "lock"
+        self._noun = noun
         self._fd = -1
 
     def take(self) -> None:
@@ -30,8 +32,8 @@ class RootLock:
             holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(fd)
             raise RootTaken(
-                f"another supervisord (pid {holder}) runs on root {self.path.parent}: "
-                "stop it first, or give this one another --root"
+                f"another supervisord (pid {holder}) runs on {self._noun} {self.path.parent}: "
+                f"stop it first, or give this one another --{self._noun}"
             ) from None
         except BaseException:
             os.close(fd)

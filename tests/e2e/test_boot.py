@@ -30,6 +30,7 @@ from tests import leaks
 REPOSITORY = Path(__file__).resolve().parents[2]
 READY = 2.0
 PATIENCE = 20.0
+SHIM = shutil.which("containerd-shim-runc-v2")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -245,6 +246,38 @@ def test_one_daemon_per_root(box: Box) -> None:
     assert box.stop() == 0
 
 
+def test_one_daemon_per_state(box: Box) -> None:
+    box.start()
+    box.wait_ready()
+    printed = box.refused(f"--root={box.base}/other", f"--address={box.base}/other.sock")
+    assert f"(pid {box.processes[0].pid}) runs on state {box.base}/state" in printed
+    assert len(printed.splitlines()) == 1
+    assert box.stop() == 0
+
+
+def test_a_folder_that_cannot_be_made_is_named(box: Box) -> None:
+    (box.base / "file").write_text("")
+    printed = box.refused(f"--root={box.base}/file/root")
+    assert printed == f"supervisord: root: cannot make {box.base}/file/root: Not a directory\n"
+
+
+def test_signals_that_do_not_end_it(box: Box) -> None:
+    from google.protobuf.empty_pb2 import Empty
+
+    box.start()
+    box.wait_ready()
+    for number, words in ((signal.SIGHUP, "SIGHUP passed over"), (signal.SIGUSR1, "msg=stacks")):
+        box.processes[-1].send_signal(number)
+        begin = time.monotonic()
+        while words not in box.log() and time.monotonic() < begin + PATIENCE:
+            time.sleep(0.01)
+        assert words in box.log()
+    assert "lifecycle.py" in box.log()
+    with box.channel() as channel:
+        assert version_pb2_grpc.VersionStub(channel).Version(Empty()).version
+    assert box.stop() == 0
+
+
 def test_a_root_is_free_again_after_a_kill(box: Box) -> None:
     box.start().kill()
     box.processes[-1].wait()
@@ -382,6 +415,53 @@ def test_another_package_brings_a_plugin(box: Box) -> None:
         mounts = stub.Prepare(request, metadata=(("containerd-namespace", "n"),), timeout=10).mounts
     assert mounts[0].source.startswith(str(box.base / "root"))
     assert 'msg="plugin not loaded"' in box.log()
+    assert box.stop() == 0
+
+
+@pytest.mark.skipif(SHIM is None, reason="containerd's shim is not installed")
+def test_another_package_brings_a_runtime(box: Box) -> None:
+    site = box.base / "site"
+    info = site / "fast-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fast\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[supervisord.plugins]\ngood = fast:GOOD\nbad = fast:BAD"
+    )
+    (site / "fast.py").write_text(
+        textwrap.dedent(
+            f"""
+            from supervisord.contracts.plugins import Registration
+
+            async def good(context):
+                return {SHIM!r}
+
+            async def bad(context):
+                return "/nonexistent"
+
+            GOOD = Registration("io.supervisord.shim.v1", "org.example.fast.v1", good)
+            BAD = Registration("io.supervisord.shim.v1", "org.example.bad.v1", bad)
+            """
+        )
+    )
+    box.start(PYTHONPATH=f"{site}:{REPOSITORY}")
+    box.wait_ready()
+    with box.channel() as channel:
+        stub = introspection_pb2_grpc.IntrospectionStub(channel)
+        request = introspection_pb2.PluginInfoRequest(type="io.containerd.runtime.v2", id="task")
+
+        def ask(runtime: str) -> str:
+            request.options.Pack(types_pb2.RuntimeRequest(runtime_path=runtime))
+            request.options.type_url = "containerd.types.RuntimeRequest"
+            try:
+                stub.PluginInfo(request, timeout=20)
+            except grpc.RpcError as error:
+                return str(error.details())
+            return ""
+
+        assert "binary not installed 'containerd-shim-bad-v1'" in ask("org.example.bad.v1")
+        # It is found, and runs; the shim of containerd 1.6 has no -info.
+        assert "not installed" not in ask("org.example.fast.v1")
+    assert 'msg="shim is no executable"' in box.log()
     assert box.stop() == 0
 
 
