@@ -14,15 +14,14 @@ import logging
 import os
 import secrets
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from supervisord.aio.owner import TaskOwner
-from supervisord.contracts.errors import Error, FailedPrecondition
+from supervisord.contracts.errors import FailedPrecondition
 from supervisord.linux import process
-
-from . import command
 
 log = logging.getLogger(__name__)
 
@@ -95,33 +94,48 @@ def _identity(binary: str) -> str:
 
 
 async def trial(binary: str) -> str:
-    """Runs a container with ``binary``; answers why that fails, "" where it works."""
-    folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="oci-runtime-")
+    """Runs a container with ``binary``; answers why that fails, "" where it works.
+
+    A thread does it to the end, whatever becomes of the caller: a runtime that is killed halfway
+    leaves its control groups, and the mount of its own binary in /tmp, to nobody."""
+    return await asyncio.to_thread(_trial, binary)
+
+
+def _trial(binary: str) -> str:
     id = f"trial-{secrets.token_hex(6)}"
+    folder = tempfile.mkdtemp(prefix="oci-runtime-")
     try:
         Path(folder, "rootfs").mkdir()
         Path(folder, "config.json").write_text(json.dumps(_spec(id)))
-        root = f"{folder}/state"
-        try:
-            result = await command.run(
-                [binary, "--root", root, "run", "--bundle", folder, id], seconds=_TRIAL_SECONDS
-            )
-        except Error as error:
-            await _remove(binary, root, id)
-            return error.message
-        if result.status:
-            await _remove(binary, root, id)
-            return result.last_words
-        return ""
+        command = [binary, "--root", f"{folder}/state"]
+        failure = _run([*command, "run", "--bundle", folder, id])
+        if failure:
+            _run([*command, "delete", "--force", id])
+        return failure
     finally:
-        await asyncio.to_thread(shutil.rmtree, folder, True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _remove(binary: str, root: str, id: str) -> None:
+def _run(argv: list[str]) -> str:
+    """Why a program failed: the last line that it wrote, as a rule; "" where it did not."""
     try:
-        await command.run([binary, "--root", root, "delete", "--force", id], seconds=_TRIAL_SECONDS)
-    except Error as error:
-        log.debug("%s delete after the trial: %s", binary, error)
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_TRIAL_SECONDS,
+            cwd="/",
+            start_new_session=True,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"{argv[0]}: did not end in {_TRIAL_SECONDS} s"
+    except OSError as error:
+        return f"{argv[0]}: {error.strerror}"
+    if not done.returncode:
+        return ""
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"exit status {done.returncode}"
 
 
 def _spec(id: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
@@ -13,7 +14,7 @@ from supervisord.aio.owner import TaskOwner
 from supervisord.contracts.errors import FailedPrecondition
 from supervisord.runtime import oci
 
-from .conftest import needs_root
+from .conftest import needs_root, until
 
 
 @pytest.fixture
@@ -54,6 +55,17 @@ async def test_what_does_not_work_says_why(tmp_path: Path) -> None:
     broken = program(tmp_path, "broken", "echo 'cgroups: no luck' >&2; exit 1")
     assert await oci.trial(str(broken)) == "cgroups: no luck"
     assert "No such file" in await oci.trial(str(tmp_path / "none"))
+
+
+async def test_a_caller_that_goes_away_stops_no_trial_halfway(tmp_path: Path) -> None:
+    slow = program(tmp_path, "slow", 'sleep 0.3; echo "$3" >> "$0.done"')
+    trial = asyncio.ensure_future(oci.trial(str(slow)))
+    await asyncio.sleep(0.1)
+    trial.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await trial
+    assert await until((tmp_path / "slow.done").exists)
+    assert (tmp_path / "slow.done").read_text() == "run\n"
 
 
 async def test_the_preferred_one_where_it_works(
