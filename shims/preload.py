@@ -6,13 +6,11 @@ with ``true`` in the place of runc and a shell in the place of the container.
 """
 
 # Paths stay strings: every shim would pay for pathlib with memory of its own.
-# ruff: noqa: PTH102, PTH103, PTH211
+# ruff: noqa: PTH102, PTH103, PTH106, PTH108, PTH114, PTH211
 from __future__ import annotations
 
 import os
-import shutil
-import socket
-import tempfile
+from _socket import AF_UNIX, socket
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +32,7 @@ from .service import ABANDONABLE, METHODS, TaskService
 
 _ROUNDS = 10
 _SECONDS = 10.0
+_TEMPORARY = "/tmp"  # noqa: S108 - the name below it is random, and making it refuses a taken one
 
 
 def warm() -> None:
@@ -42,14 +41,29 @@ def warm() -> None:
         from supervisord.linux import cgroups_v2  # noqa: F401
     else:
         from supervisord.linux import cgroups_v1  # noqa: F401
-    folder = tempfile.mkdtemp(prefix="supervisord-zygote-")
+    folder = f"{os.environ.get('TMPDIR') or _TEMPORARY}/supervisord-zygote-{os.urandom(8).hex()}"
+    os.mkdir(folder, 0o700)
     try:
         for number in range(_ROUNDS):
             _Rehearsal(f"{folder}/{number}").run()
     except (Error, OSError) as error:
         log.warning("shims will take more memory: no rehearsal", error=error)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
+
+
+def _remove(folder: str) -> None:
+    """All of a folder; what cannot be removed stays."""
+    for parent, folders, files in os.walk(folder, topdown=False):
+        try:
+            for name in files:
+                os.unlink(f"{parent}/{name}")
+            for name in folders:
+                path = f"{parent}/{name}"
+                os.unlink(path) if os.path.islink(path) else os.rmdir(path)
+        except OSError as error:
+            log.warning("rehearsal left something", folder=parent, error=error)
+    os.rmdir(folder)
 
 
 _POOL = 16 << 10
@@ -85,7 +99,7 @@ class _Rehearsal:
         self._loop = Loop()
         self._reaper = Reaper(self._loop)
         address = f"{bundle}/s"
-        listener = socket.socket(socket.AF_UNIX)
+        listener = socket(AF_UNIX)
         listener.bind(address)
         listener.listen(4)
         publisher = Publisher(self._loop, "", "rehearsal")

@@ -11,27 +11,31 @@ needs. It ends when its socket closes; the workers live on.
 # Paths stay strings: every shim would pay for pathlib with memory of its own.
 from __future__ import annotations
 
-import array
 import gc
 import json
 import os
 import signal
-import socket
 import sys
+from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, socket
+from array import array
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from . import log
+from .lean import StandIns
 
-Worker = Callable[[Mapping[str, Any], Sequence[int]], None]
-Finish = Callable[[], None]
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # not at run time, where it is memory of every worker
+    from typing import Any
+
+    Worker = Callable[[Mapping[str, Any], Sequence[int]], None]
+    Finish = Callable[[], None]
 
 # The parser below json.loads: the Python code above it would be paid for in every worker.
 _parse = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 _MAX_REQUEST = 128 << 10
 _MAX_FDS = 16
-_ROOM = socket.CMSG_SPACE(_MAX_FDS * 4)
+_ROOM = CMSG_SPACE(_MAX_FDS * 4)
 _LAST_FD = (1 << 31) - 1
 
 
@@ -39,7 +43,8 @@ def load(kind: str) -> tuple[Worker, Finish]:
     """Imports all that a kind of worker needs; answers its main function, and what is left to do
     right before the first fork. Raises ImportError."""
     if kind == "shim":
-        from . import preload, worker
+        with StandIns():
+            from . import preload, worker
 
         worker.settle()
         preload.warm()
@@ -50,14 +55,14 @@ def load(kind: str) -> tuple[Worker, Finish]:
     return unpack.main, _nothing
 
 
-def serve(sock: socket.socket, kind: str, worker: Worker) -> None:
+def serve(sock: socket, kind: str, worker: Worker) -> None:
     """Forks a worker for each request until the socket closes."""
     while True:
         # Like socket.recv_fds, but what this process touches is lost to the worker before.
-        data, ancillary, _, _ = sock.recvmsg(_MAX_REQUEST, _ROOM, socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, _, _ = sock.recvmsg(_MAX_REQUEST, _ROOM, MSG_CMSG_CLOEXEC)
         if not data:
             return
-        fds = array.array("i")
+        fds = array("i")
         for _, _, content in ancillary:
             fds.frombytes(content)
         _fork(sock, kind, worker, data, fds.tolist())
@@ -65,7 +70,7 @@ def serve(sock: socket.socket, kind: str, worker: Worker) -> None:
             os.close(fd)
 
 
-def _fork(sock: socket.socket, kind: str, worker: Worker, data: bytes, fds: list[int]) -> None:
+def _fork(sock: socket, kind: str, worker: Worker, data: bytes, fds: list[int]) -> None:
     try:
         middle = os.fork()
     except OSError as error:
@@ -95,7 +100,7 @@ def _fork(sock: socket.socket, kind: str, worker: Worker, data: bytes, fds: list
         os._exit(status)
 
 
-def _answer(sock: socket.socket, seq: int, **answer: int | str) -> None:
+def _answer(sock: socket, seq: int, **answer: int | str) -> None:
     sock.send(json.dumps({"seq": seq, **answer}).encode())
 
 
@@ -153,8 +158,8 @@ def main() -> None:
     os.register_at_fork = _no_hooks
     _write("/proc/self/comm", b"supervisord-zyg")
     worker, finish = load(kind)
-    sock = socket.socket(fileno=fd)
-    sock.set_inheritable(False)
+    sock = socket(fileno=fd)
+    os.set_inheritable(fd, False)
     gc.collect()
     finish()
     gc.freeze()
