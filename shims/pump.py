@@ -41,11 +41,13 @@ class Pump:
         splice: bool,
         drain: bool = True,
         terminal: bool = False,
+        later: bool = False,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         """``drain`` is False for input: when a container closed its stdin, we stop reading.
         ``terminal`` says that the source is a pty's master: it seems ended whenever nobody has
-        the other side open, and may be opened again, so only ``finish`` ends it."""
+        the other side open, and may be opened again, so only ``finish`` ends it. With ``later``
+        nothing moves before ``begin``."""
         self.done: Future[None] = Future(loop)
         self._loop = loop
         self._source = source
@@ -57,7 +59,13 @@ class Pump:
         self._held = b""
         self._finishing = False
         os.set_blocking(source, False)
-        loop.watch(source, READ, self._move)
+        if not later:
+            self.begin()
+
+    def begin(self) -> None:
+        """Starts to move."""
+        if not self.done.done:
+            self._loop.watch(self._source, READ, self._move)
 
     def finish(self) -> None:
         """Moves what can be read now, and ends."""

@@ -133,12 +133,18 @@ class Stdio:
             os.close(target)
             raise
         self._given.append(given)
-        self._outputs.append(Pump(self._loop, ours, target, splice=is_pipe))
+        self._outputs.append(Pump(self._loop, ours, target, splice=is_pipe, later=True))
         os.fchown(given, uid, gid)
         return given
 
     def given(self) -> None:
-        """The runtime has started and has its ends: ours of them are closed."""
+        """The process is there and has its ends: ours of them are closed, and its output moves.
+        Not before: what a runtime that fails writes is told as an error, not as output."""
+        self._close_given()
+        for pump in self._outputs:
+            pump.begin()
+
+    def _close_given(self) -> None:
         for fd in self._given:
             os.close(fd)
         self._given.clear()
@@ -232,7 +238,7 @@ class Stdio:
 
     def close(self) -> None:
         """Closes all that is open, whatever it holds."""
-        self.given()
+        self._close_given()
         if self._input is not None:
             self._input.stop()
         for pump in self._outputs:

@@ -66,6 +66,22 @@ async def test_output_goes_to_the_fifos(shims: ShimRoom) -> None:
         reader.close()
 
 
+async def test_what_a_failing_runtime_says_is_no_output(shims: ShimRoom) -> None:
+    out, err = shims.fifo("out"), shims.fifo("err")
+    readers = Reader(out), Reader(err)
+    missing = await shims.shim("missing", "/bin/no-such-command")
+    with pytest.raises(Unknown, match="no-such-command"):
+        await run(missing, stdout=out, stderr=err)
+    shim = await shims.shim("present", "/bin/sleep", "600")
+    await run(shim)
+    await shim.exec("x", "/bin/no-such-command", stdout=out, stderr=err)
+    with pytest.raises(Unknown, match="no-such-command"):
+        await shim.start("x")
+    for reader in readers:
+        assert os.read(reader.fd, 1 << 16) == b""  # the end, and nothing before it
+        reader.close()
+
+
 async def test_twenty_megabytes_arrive_whole(shims: ShimRoom) -> None:
     out = shims.fifo("out")
     reader = Reader(out)
