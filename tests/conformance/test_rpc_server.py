@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from protos.containerd.services.containers.v1 import containers_pb2
 from protos.containerd.services.introspection.v1 import introspection_pb2 as pb
 
-from .daemons import Daemon
+from .daemons import Daemon, running
 from .wire import Wire
 
 Code = grpc.StatusCode
@@ -126,4 +126,9 @@ def test_many_calls_at_once(wire: Wire) -> None:
 
 
 def test_starts_quickly(daemon: Daemon) -> None:
-    assert daemon.started_in < 2.0
+    """The best of a few: the machine may be busy at any one of them."""
+    times: list[float] = []
+    while len(times) < 4 and min(times, default=9) >= 1.0:
+        with running(daemon.name) as another:
+            times.append(another.started_in)
+    assert min(times) < 1.0
