@@ -27,6 +27,7 @@ from supervisord.linux import cgroups
 from . import exits, log
 from .bundle import Bundle, remove
 from .console import ConsoleSocket
+from .delete import delete
 from .loop import Loop
 from .machine import Effect, Event, Phase
 from .oom import Oom
@@ -303,6 +304,9 @@ class Container:
 
     async def _remove(self, force: bool) -> None:
         """What the runtime holds, and the mounts."""
+        if not force and await delete(self):
+            self.bundle.unmount()
+            return
         if not self.bundle.mentions("poststop"):
             # While the runtime works; the kernel takes its time over the last unmount.
             self.loop.soon(self._try_unmount)
