@@ -239,12 +239,12 @@ def test_eight_at_once(shop: Shop, unique: str) -> None:
 
 def test_a_container_whose_reader_is_gone_goes_on(shop: Shop, unique: str, tmp_path: Path) -> None:
     """A client that dies does not take the container's output pipe with it."""
-    script = "while true; do echo line; sleep 0.02; done"
+    script = "for n in 1 2 3 4 5 6; do echo line; sleep 0.1; done; sleep 600"
     with shop.ctr.background("run", shop.image, unique, "sh", "-c", script) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"line\n"
         process.kill()
         process.wait()
-    time.sleep(0.3)
+    time.sleep(0.7)
     (row,) = shop.ctr("t", "ls").rows()
     assert row[2] == "RUNNING"
