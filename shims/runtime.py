@@ -41,7 +41,8 @@ class RuntimeFailure(Unknown):
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """How to call the runtime. ``root`` is its state folder, ``bundle`` takes its logs."""
+    """How to call the runtime. ``root`` is its state folder, ``bundle`` takes its logs
+    (a bundle that somebody has removed does not)."""
 
     loop: Loop
     reaper: Reaper
@@ -153,7 +154,8 @@ class Runtime:
         self, arguments: Sequence[str], what: str, streams: Streams | None = None
     ) -> None:
         """Runs one command to its end. Raises RuntimeFailure, DeadlineExceeded."""
-        log_file = f"{self.bundle}/log-{os.getpid()}.json"
+        folder = self.bundle if os.access(self.bundle, os.F_OK) else self.root
+        log_file = f"{folder}/log-{os.getpid()}.json"
         # The container inherits its streams from the command; others get a scratch file.
         scratch = -1
         if streams is None:

@@ -19,13 +19,14 @@ from protos.containerd.task.v3 import shim_pb2 as v3
 from protos.containerd.v1.types import task_pb2
 from supervisord.contracts.errors import (
     AlreadyExists,
+    Error,
     InvalidArgument,
     NotFound,
 )
 from supervisord.contracts.identifiers import check_identifier
 from supervisord.linux import cgroups
 
-from . import restore
+from . import log, restore
 from .container import Container
 from .create import Defaults, create
 from .loop import Loop
@@ -63,6 +64,29 @@ class TaskService:
     def idle(self) -> bool:
         """Whether no container is held or being made."""
         return not self._containers and not self._creating
+
+    @property
+    def over(self) -> bool:
+        """Whether all containers have ended, and none is being made."""
+        return not self._creating and all(
+            container.init.exit is not None for container in self._containers.values()
+        )
+
+    @property
+    def has_bundle(self) -> bool:
+        """Whether the folder of any container is still there."""
+        return any(
+            os.access(container.bundle.path, os.F_OK) for container in self._containers.values()
+        )
+
+    async def abandon(self) -> None:
+        """Deletes containers that have ended as well as that goes, for nobody else will."""
+        for id, container in list(self._containers.items()):
+            try:
+                await container.delete("")
+            except Error as error:
+                log.warning("an abandoned container left something", id=id, error=error)
+            self._containers.pop(id, None)
 
     async def Create(self, request: Any) -> v3.CreateTaskResponse:
         id = request.id

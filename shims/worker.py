@@ -23,7 +23,8 @@ from .rpc import Server
 from .service import ABANDONABLE, METHODS, TaskService
 
 _IDLE_SECONDS = 60.0
-"""A shim that was made and never used ends after this time: its daemon died meanwhile."""
+"""A shim that was made and never used ends after this time: its daemon died meanwhile. So does
+one whose container has ended when its socket or its bundle is gone: nobody can ever ask for it."""
 
 
 def settle() -> None:
@@ -37,7 +38,8 @@ def settle() -> None:
 def main(arguments: Mapping[str, object], fds: Sequence[int]) -> None:
     """``fds``: the listening socket and the log file. ``arguments``: ``namespace``, ``id``,
     ``publish`` (the daemon's ttrpc socket, "" for none), ``runtime``, ``runtime_root``,
-    ``log_level``, and ``address`` with ``unlink`` true where the shim owns its socket's file."""
+    ``log_level``, ``address`` with ``unlink`` true where the shim owns its socket's file, and
+    ``idle_seconds`` between two looks at whether anybody still wants this shim."""
     listener, log_file = fds
     os.dup2(log_file, 2, inheritable=True)
     os.close(log_file)
@@ -59,7 +61,13 @@ def main(arguments: Mapping[str, object], fds: Sequence[int]) -> None:
         abandonable=ABANDONABLE,
         on_connect=publisher.poke,
     )
-    _watch_idleness(loop, service, server)
+    _watch_idleness(
+        loop,
+        service,
+        server,
+        str(arguments["address"]).removeprefix("unix://"),
+        float(arguments.get("idle_seconds") or _IDLE_SECONDS),  # type: ignore[arg-type]
+    )
     log.debug("shim serves", id=arguments.get("id"), pid=os.getpid())
     loop.run()
     _last_events(loop, publisher)
@@ -69,15 +77,22 @@ def main(arguments: Mapping[str, object], fds: Sequence[int]) -> None:
     log.debug("shim ends", id=arguments.get("id"))
 
 
-def _watch_idleness(loop: Loop, service: TaskService, server: Server) -> None:
+def _watch_idleness(
+    loop: Loop, service: TaskService, server: Server, address: str, seconds: float
+) -> None:
     def look() -> None:
-        if service.idle and not server.peers:
-            log.info("nobody wants this shim, it ends")
-            loop.stop()
-        else:
-            loop.later(_IDLE_SECONDS, look)
+        if not server.peers:
+            if service.idle:
+                log.info("nobody wants this shim, it ends")
+                loop.stop()
+                return
+            if service.over and not (os.access(address, os.F_OK) and service.has_bundle):
+                log.warning("nobody can ask for this shim's container, which has ended")
+                loop.spawn(service.abandon(), "abandon").when_done(loop.stop)
+                return
+        loop.later(seconds, look)
 
-    loop.later(_IDLE_SECONDS, look)
+    loop.later(seconds, look)
 
 
 def _last_events(loop: Loop, publisher: Publisher) -> None:

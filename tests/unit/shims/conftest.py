@@ -126,8 +126,16 @@ async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> No
 class Shim:
     """One shim with one container's bundle."""
 
-    def __init__(self, room: ShimRoom, id: str, spec: dict[str, Any], runtime: str) -> None:
+    def __init__(
+        self,
+        room: ShimRoom,
+        id: str,
+        spec: dict[str, Any],
+        runtime: str,
+        arguments: dict[str, object] | None = None,
+    ) -> None:
         self.room = room
+        self.arguments = arguments or {}
         self.runtime = runtime
         self.id = id
         self.bundle = room.base / id
@@ -153,6 +161,7 @@ class Shim:
                 "runtime": self.runtime,
                 "runtime_root": str(self.room.base / "rt"),
                 "log_level": "debug",
+                **self.arguments,
             },
             [listener.fileno(), log],
         )
@@ -239,11 +248,19 @@ class ShimRoom:
         self.events = Events(str(base / "events"))
         self.shims: list[Shim] = []
 
-    async def shim(self, id: str, *args: str, runtime: str = RUNTIME, **changes: Any) -> Shim:
-        """A shim that serves, with a bundle to create a container from."""
+    async def shim(
+        self,
+        id: str,
+        *args: str,
+        runtime: str = RUNTIME,
+        arguments: dict[str, object] | None = None,
+        **changes: Any,
+    ) -> Shim:
+        """A shim that serves, with a bundle to create a container from. ``arguments`` are more
+        of the shim's own."""
         content = spec(id, args)
         content["linux"] |= changes
-        shim = Shim(self, id, content, runtime)
+        shim = Shim(self, id, content, runtime, arguments)
         self.shims.append(shim)
         await shim.open()
         return shim

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
-from supervisord.linux import cgroups
+from supervisord.linux import cgroups, mount
+from supervisord.ttrpc.client import Client
 
-from .conftest import NS, Shim, ShimRoom, needs_root
+from .conftest import NS, Shim, ShimRoom, eventually, needs_root
 
 pytestmark = needs_root
 
@@ -116,3 +121,39 @@ async def test_what_was_never_started_is_left_to_runc(shims: ShimRoom) -> None:
     await shim.delete()
     assert spy.deletes == 1
     assert left(shims, "unborn") == []
+
+
+@pytest.mark.parametrize("gone", ["bundle", "socket"])
+async def test_a_shim_that_nobody_can_reach_ends_after_its_container(
+    shims: ShimRoom, gone: str
+) -> None:
+    shim = await shims.shim(gone, "/bin/sleep", "600", arguments={"idle_seconds": 0.05})
+    pid = await shim.create()
+    await shim.start()
+    shim.client.close()
+    if gone == "bundle":
+        mount.unmount_all(str(shim.bundle / "rootfs"))
+        shutil.rmtree(shim.bundle)
+    else:
+        Path(shim.address).unlink()
+    await asyncio.sleep(0.3)
+    assert alive(shim.pid)  # it holds a container that runs
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: not alive(shim.pid))
+    assert left(shims, gone) == []
+
+
+async def test_a_shim_that_can_be_reached_keeps_its_exit(shims: ShimRoom) -> None:
+    shim = await shims.shim("kept", "/bin/sleep", "600", arguments={"idle_seconds": 0.05})
+    pid = await shim.create()
+    await shim.start()
+    shim.client.close()
+    os.kill(pid, signal.SIGKILL)
+    await asyncio.sleep(0.4)
+    assert alive(shim.pid)
+    shim.client = await Client.connect(shim.address)
+    assert await shim.wait() == 137
+
+
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
