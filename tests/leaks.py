@@ -13,6 +13,7 @@ put ``lasting()`` around their set-up.
 from __future__ import annotations
 
 import gc
+import glob
 import os
 import threading
 import time
@@ -27,6 +28,17 @@ MARK = "SUPERVISORD_TEST_PROCESS"
 _CGROUPS = Path("/sys/fs/cgroup")
 _FOREIGN_CGROUPS = frozenset({"user.slice", "machine.slice"})
 _NAMES = (Path("/run/netns"), Path("/sys/class/net"))
+_FILES = (
+    "/run/supervisord/*",
+    "/run/supervisord/fifo/*",
+    "/tmp/containerd-mount*",
+    "/tmp/crun.*",
+    "/tmp/oci-runtime-*",
+    "/tmp/supervisord-*",
+    "/tmp/sv-*",
+    "/var/lib/supervisord/*",
+)
+"""What the programs under test make outside the tests' folders."""
 
 Found = dict[str, str]
 """What there is: a key that stays the same, and how to tell a person of it."""
@@ -93,6 +105,7 @@ def take(room: Room, before: Census | None = None) -> Census:
             "mount": _mounts(room),
             "cgroup": _cgroups(room),
             "interface or network namespace": _names(room),
+            "file": _files(room),
         }
     )
 
@@ -216,3 +229,10 @@ def _names(room: Room) -> Found:
         if folder.is_dir()
         for name in os.listdir(folder)
     }
+
+
+def _files(room: Room) -> Found:
+    """Looked at once for the whole run, when the tests' own folders are gone too."""
+    if room.inside or not room.alone:
+        return {}
+    return {path: path for pattern in _FILES for path in glob.glob(pattern)}

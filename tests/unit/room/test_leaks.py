@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,27 @@ def test_a_mount(room: leaks.Room, tmp_path: Path) -> None:
     with noticed(room, str(tmp_path)):
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(tmp_path)], check=True)
     subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.fixture
+def machine(room: leaks.Room) -> leaks.Room:
+    """What the whole run is compared in: all of the machine."""
+    return leaks.Room(room.mark, (), alone=True, inside=False)
+
+
+def test_a_file(machine: leaks.Room) -> None:
+    with noticed(machine, "file /tmp/sv-left-"):
+        folder = tempfile.mkdtemp(prefix="sv-left-", dir="/tmp")
+    os.rmdir(folder)
+
+
+def test_a_control_group(machine: leaks.Room) -> None:
+    hierarchies = Path("/sys/fs/cgroup")
+    root = hierarchies if (hierarchies / "cgroup.procs").exists() else hierarchies / "pids"
+    group = root / f"sdleft-{os.getpid()}"
+    with noticed(machine, f"cgroup {group}"):
+        group.mkdir()
+    group.rmdir()
 
 
 def test_what_lasts_is_accepted(room: leaks.Room, tmp_path: Path) -> None:
