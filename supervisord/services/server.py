@@ -22,10 +22,10 @@ from typing import Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from supervisord.contracts.errors import Error
+from supervisord.contracts.errors import Error, InvalidArgument
 
 from .call import Call
 from .counters import CallCounters, MethodCounters
@@ -72,6 +72,34 @@ def bind(
     return grpc.method_handlers_generic_handler(service, handlers)
 
 
+class _Malformed:
+    """A request that could not be read. gRPC itself would log that as a defect of ours."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+def _parser(kind: type[Message]) -> Callable[[bytes], Message | _Malformed]:
+    parse = kind.FromString
+
+    def parsed(data: bytes) -> Message | _Malformed:
+        try:
+            return parse(data)
+        except DecodeError:
+            return _Malformed(f"the request is no {kind.DESCRIPTOR.full_name}")
+
+    return parsed
+
+
+def _readable(request: Any) -> Any:
+    """The request. Raises InvalidArgument if it could not be read."""
+    if type(request) is _Malformed:
+        raise InvalidArgument(request.reason)
+    return request
+
+
 def _serialize(response: Response) -> bytes:
     if type(response) is bytes:
         return response
@@ -86,7 +114,7 @@ def _handler(
     streams_in, streams_out = method.client_streaming, method.server_streaming
     stats = counters.method(service, method.name, _KINDS[streams_in, streams_out])
     path = f"/{service}/{method.name}"
-    parse = GetMessageClass(method.input_type).FromString
+    parse = _parser(GetMessageClass(method.input_type))
     if not streams_in and not streams_out:
         unary = _unary(stats, path, function)
         return grpc.unary_unary_rpc_method_handler(unary, parse, _serialize)
@@ -107,7 +135,7 @@ def _counting(stats: MethodCounters, function: Callable[..., Any]) -> Callable[.
         stats.received -= 1  # the wrapper counted one for the call
         async for request in source:
             stats.received += 1
-            yield request
+            yield _readable(request)
 
     def counted(call: Call, source: AsyncIterator[Any]) -> Any:
         return function(call, requests(source))
@@ -124,7 +152,7 @@ def _unary(
         begin = perf_counter()
         code = 0
         try:
-            response = await function(Call(context), request)
+            response = await function(Call(context), _readable(request))
             stats.sent += 1
             return response
         except Exception as error:
@@ -148,7 +176,7 @@ def _streaming(
         begin = perf_counter()
         code = 0
         try:
-            async with aclosing(function(Call(context), request)) as responses:
+            async with aclosing(function(Call(context), _readable(request))) as responses:
                 async for response in responses:
                     await context.write(response)
                     stats.sent += 1

@@ -238,6 +238,27 @@ async def test_a_stream_both_ways_counts_both(peer: Peer) -> None:
     assert (stats.kind, stats.received, stats.sent, stats.handled) == ("bidi_stream", 3, 3, {0: 1})
 
 
+@pytest.mark.parametrize(
+    ("service", "rpc"),
+    [(CONTAINERS, "Get"), (CONTAINERS, "ListStream"), (CONTENT, "Write")],
+)
+async def test_what_is_no_message_is_the_clients_mistake(
+    peer: Peer, caplog: pytest.LogCaptureFixture, service: Any, rpc: str
+) -> None:
+    path = f"/{service.full_name}/{rpc}"
+    channel: Any = peer.channel
+    if rpc == "Get":
+        call = channel.unary_unary(path)(b"\xff\xff")
+    elif rpc == "ListStream":
+        call = channel.unary_stream(path)(b"\xff\xff")
+    else:
+        call = channel.stream_stream(path)(iter([b"\xff\xff"]))
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    kind = service.methods_by_name[rpc].input_type.full_name
+    assert await call.details() == f"the request is no {kind}"
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_the_socket_has_its_mode_and_is_removed(peer: Peer) -> None:
     found = os.stat(peer.path)
     assert stat.S_ISSOCK(found.st_mode)
