@@ -12,6 +12,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from supervisord.contracts.errors import Error
+
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -61,4 +63,6 @@ class TaskOwner:
             return
         error = task.exception()
         if error is not None:
-            log.debug("task %s failed", task.get_name(), exc_info=error)
+            defect = None if isinstance(error, Error) else error
+            fields = {"task": task.get_name(), "error": error}
+            log.debug("task failed", exc_info=defect, extra=fields)

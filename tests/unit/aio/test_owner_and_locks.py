@@ -8,6 +8,7 @@ import pytest
 
 from supervisord.aio.locks import KeyedLock
 from supervisord.aio.owner import TaskOwner
+from supervisord.contracts.errors import NotFound
 
 
 async def test_an_owner_forgets_finished_tasks_and_refuses_newcomers() -> None:
@@ -93,3 +94,21 @@ async def test_a_cancelled_waiter_leaves_nothing() -> None:
         async with locks.hold("k"):
             raise ValueError("inside")
     assert not locks.held("k")
+
+
+async def test_a_refusal_is_logged_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    owner = TaskOwner("told")
+
+    async def fail(error: Exception) -> None:
+        raise error
+
+    with caplog.at_level("DEBUG", "supervisord.aio.owner"):
+        for error in (NotFound("it is not here"), KeyError("a defect")):
+            with pytest.raises(type(error)):
+                await owner.shielded(fail(error), "work")
+            await asyncio.sleep(0)
+    refusal, defect = caplog.records
+    assert refusal.exc_info is None
+    assert vars(refusal)["error"].message == "it is not here"
+    assert defect.exc_info is not None
+    await owner.close()
