@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import asyncio.runners
+import gc
 import os
 import shutil
 import tempfile
@@ -42,6 +43,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             call = getattr(item, "callspec", None)
             group = call.params.get("daemon", "machine") if call is not None else "machine"
             item.add_marker(pytest.mark.xdist_group(str(group)))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 # The whole run ------------------------------------------------------------------------------

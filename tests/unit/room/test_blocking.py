@@ -35,3 +35,14 @@ async def test_a_test_may_block(loop_watch: Watch) -> None:
 async def test_waiting_is_not_blocking(loop_watch: Watch) -> None:
     await asyncio.sleep(LIMIT * 2)
     assert loop_watch.reports == []
+
+
+async def test_garbage_collection_is_not_blocking(loop_watch: Watch) -> None:
+    """The time of a collection that our code happens to set off is left out."""
+    objects = [[number] for number in range(100_000)]
+    source = f"import gc, time\nend = time.monotonic() + {LIMIT * 2}\n"
+    source += "while time.monotonic() < end: gc.collect()\n"
+    asyncio.get_running_loop().call_soon(from_our_code, source)
+    await asyncio.sleep(LIMIT * 3)
+    assert loop_watch.reports == []
+    assert len(objects) == 100_000
