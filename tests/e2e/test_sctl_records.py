@@ -136,13 +136,15 @@ def test_filters_are_checked_by_the_daemon(sctl: Sctl) -> None:
     assert result.err.count("\n") == 1
 
 
-def test_timeouts(sctl: Sctl, tmp_path: Path) -> None:
+def test_timeouts(sctl: Sctl, daemon: Daemon, tmp_path: Path) -> None:
     begin = time.monotonic()
     late = Sctl(str(tmp_path / "later.sock"), "default")
     late.refused("--connect-timeout", "300ms", "version", says="no such file or directory")
     assert 0.3 < time.monotonic() - begin < 5
     result = sctl("--timeout", "500ms", "events", code=1)
-    assert result.err.startswith("sctl: no answer from ")
+    # Containerd's own word for it, with another code, may come first.
+    late_word = not daemon.ours and "context deadline exceeded" in result.err
+    assert result.err.startswith("sctl: no answer from ") or late_word, result.err
 
 
 def test_debug_shows_the_traceback(sctl: Sctl) -> None:
