@@ -11,12 +11,23 @@ needs. It ends when its socket closes; the workers live on.
 # Paths stay strings: every shim would pay for pathlib with memory of its own.
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
+import select
 import signal
 import sys
-from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, socket
+from _socket import (
+    AF_UNIX,
+    CMSG_SPACE,
+    MSG_CMSG_CLOEXEC,
+    SCM_RIGHTS,
+    SOCK_SEQPACKET,
+    SOL_SOCKET,
+    socket,
+    socketpair,
+)
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 
@@ -37,6 +48,7 @@ _MAX_REQUEST = 128 << 10
 _MAX_FDS = 16
 _ROOM = CMSG_SPACE(_MAX_FDS * 4)
 _LAST_FD = (1 << 31) - 1
+_IDLE_MS = 15
 
 
 def load(kind: str) -> tuple[Worker, Finish]:
@@ -56,8 +68,15 @@ def load(kind: str) -> tuple[Worker, Finish]:
 
 
 def serve(sock: socket, kind: str, worker: Worker) -> None:
-    """Forks a worker for each request until the socket closes."""
+    """Makes a worker for each request until the socket closes. One spare is there, ready to
+    become a shim, so that a shim costs a message; the next is made when no request has come for
+    a moment, because it would compete with the one that just begins to work."""
+    spare: socket | None = None
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
     while True:
+        if spare is None and kind == "shim" and not poll.poll(_IDLE_MS):
+            spare = _make_spare(sock, kind, worker)
         # Like socket.recv_fds, but what this process touches is lost to the worker before.
         data, ancillary, _, _ = sock.recvmsg(_MAX_REQUEST, _ROOM, MSG_CMSG_CLOEXEC)
         if not data:
@@ -65,33 +84,97 @@ def serve(sock: socket, kind: str, worker: Worker) -> None:
         fds = array("i")
         for _, _, content in ancillary:
             fds.frombytes(content)
-        _fork(sock, kind, worker, data, fds.tolist())
+        if spare is None or not _hand_over(spare, data, fds):
+            _fork(sock, kind, worker, data, fds.tolist())
         for fd in fds:
             os.close(fd)
+        if spare is not None:
+            spare.close()
+            spare = None
 
 
 def _fork(sock: socket, kind: str, worker: Worker, data: bytes, fds: list[int]) -> None:
     try:
-        middle = os.fork()
+        if not _is_worker():
+            return
     except OSError as error:
         _answer(sock, json.loads(data)["seq"], error=f"fork: {error.strerror}")
         return
+    status = 1
+    try:
+        request = _accept(sock, data)
+        _settle(kind, fds)
+        worker(request["arguments"], fds)
+        status = 0
+    except BaseException as error:
+        log.error("worker failed", kind=kind, error=repr(error))
+        raise
+    finally:
+        os._exit(status)
+
+
+def _is_worker() -> bool:
+    """Forks twice: True in the new process, which is not our child. Raises OSError."""
+    middle = os.fork()
     if middle:
-        os.waitpid(middle, 0)
-        return
-    request, _ = _parse(data.decode(), 0)
+        if os.waitpid(middle, 0)[1]:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return False
     try:
         if os.fork():
             os._exit(0)
-    except OSError as error:
-        _answer(sock, request["seq"], error=f"fork: {error.strerror}")
+    except OSError:
         os._exit(1)
+    return True
+
+
+def _accept(sock: socket, data: bytes) -> dict[str, Any]:
+    """The request that this process is going to serve. The answer to it comes from the worker
+    itself: once it is there, it is there for good."""
+    request, _ = _parse(data.decode(), 0)
+    os.write(sock.fileno(), b'{"seq": %d, "pid": %d}' % (request["seq"], os.getpid()))
+    return request  # type: ignore[no-any-return]
+
+
+def _hand_over(spare: socket, data: bytes, fds: array[int]) -> bool:
+    """Whether the spare is there to take the request."""
+    try:
+        spare.sendmsg([data], [(SOL_SOCKET, SCM_RIGHTS, fds)] if fds else [])
+    except OSError as error:
+        log.warning("the spare is gone", error=error)
+        return False
+    return True
+
+
+def _make_spare(sock: socket, kind: str, worker: Worker) -> socket | None:
+    """A worker without a request, and the socket over which it gets one; it ends when that
+    closes. None where there cannot be one now."""
+    try:
+        ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+    except OSError as error:
+        log.warning("no spare", error=error)
+        return None
+    try:
+        if not _is_worker():
+            theirs.close()
+            return ours
+    except OSError as error:
+        log.warning("no spare", error=error)
+        ours.close()
+        theirs.close()
+        return None
     status = 1
     try:
-        # The answer comes from the worker itself: once it is there, it is there for good.
-        os.write(sock.fileno(), b'{"seq": %d, "pid": %d}' % (request["seq"], os.getpid()))
-        _settle(kind, fds)
-        worker(request["arguments"], fds)
+        _settle(kind, (sock.fileno(), theirs.fileno()))
+        data, ancillary, _, _ = theirs.recvmsg(_MAX_REQUEST, _ROOM, MSG_CMSG_CLOEXEC)
+        if data:
+            fds = array("i")
+            for _, _, content in ancillary:
+                fds.frombytes(content)
+            request = _accept(sock, data)
+            sock.close()
+            theirs.close()
+            worker(request["arguments"], fds.tolist())
         status = 0
     except BaseException as error:
         log.error("worker failed", kind=kind, error=repr(error))
