@@ -1,11 +1,11 @@
 """The zygote: a small warm interpreter that forks workers on request.
 
-``python -m shims.zygote FD KIND`` reads requests from the SOCK_SEQPACKET socket FD: JSON with
-``seq`` and ``arguments``, and the worker's descriptors attached. It answers JSON with ``seq`` and
-``pid``, or ``error``. A worker belongs to init, because it is forked twice, and shares the zygote's
-memory until it writes to it: so everything is imported before the first fork and frozen out of the
-garbage collector's sight. Each kind has a zygote of its own, so that none carries what another
-needs. It ends when its socket closes; the workers live on.
+``python -m shims.zygote FD KIND [spare]`` reads requests from the SOCK_SEQPACKET socket FD: JSON
+with ``seq`` and ``arguments``, and the worker's descriptors attached. It answers JSON with ``seq``
+and ``pid``, or ``error``. A worker belongs to init, because it is forked twice, and shares the
+zygote's memory until it writes to it: so everything is imported before the first fork and frozen
+out of the garbage collector's sight. Each kind has a zygote of its own, so that none carries what
+another needs. It ends when its socket closes; the workers live on.
 """
 
 # Paths stay strings: every shim would pay for pathlib with memory of its own.
@@ -49,6 +49,7 @@ _MAX_FDS = 16
 _ROOM = CMSG_SPACE(_MAX_FDS * 4)
 _LAST_FD = (1 << 31) - 1
 _IDLE_MS = 15
+_SPARE = "spare"
 
 
 def load(kind: str) -> tuple[Worker, Finish]:
@@ -67,15 +68,15 @@ def load(kind: str) -> tuple[Worker, Finish]:
     return unpack.main, _nothing
 
 
-def serve(sock: socket, kind: str, worker: Worker) -> None:
-    """Makes a worker for each request until the socket closes. One spare is there, ready to
-    become a shim, so that a shim costs a message; the next is made when no request has come for
-    a moment, because it would compete with the one that just begins to work."""
+def serve(sock: socket, kind: str, worker: Worker, *, spares: bool = False) -> None:
+    """Makes a worker for each request until the socket closes. With ``spares`` one is there
+    already, ready to become a worker, so that a worker costs a message; the next is made when no
+    request has come for a moment, because it would compete with the one that just begins."""
     spare: socket | None = None
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLIN)
     while True:
-        if spare is None and kind == "shim" and not poll.poll(_IDLE_MS):
+        if spare is None and spares and not poll.poll(_IDLE_MS):
             spare = _make_spare(sock, kind, worker)
         # Like socket.recv_fds, but what this process touches is lost to the worker before.
         data, ancillary, _, _ = sock.recvmsg(_MAX_REQUEST, _ROOM, MSG_CMSG_CLOEXEC)
@@ -165,7 +166,7 @@ def _make_spare(sock: socket, kind: str, worker: Worker) -> socket | None:
         return None
     status = 1
     try:
-        _settle(kind, (sock.fileno(), theirs.fileno()))
+        _settle(_SPARE, (sock.fileno(), theirs.fileno()))
         data, ancillary, _, _ = theirs.recvmsg(_MAX_REQUEST, _ROOM, MSG_CMSG_CLOEXEC)
         if data:
             fds = array("i")
@@ -174,6 +175,7 @@ def _make_spare(sock: socket, kind: str, worker: Worker) -> socket | None:
             request = _accept(sock, data)
             sock.close()
             theirs.close()
+            _name(kind)
             worker(request["arguments"], fds.tolist())
         status = 0
     except BaseException as error:
@@ -196,9 +198,13 @@ def _settle(kind: str, fds: Sequence[int]) -> None:
             os.closerange(first, fd)
         first = fd + 1
     os.closerange(first, _LAST_FD)
-    _write("/proc/self/comm", f"supervisord-{kind}"[:15].encode())
+    _name(kind)
     _adjust_oom_score()
     gc.enable()
+
+
+def _name(kind: str) -> None:
+    _write("/proc/self/comm", f"supervisord-{kind}"[:15].encode())
 
 
 def _write(path: str, data: bytes) -> None:
@@ -251,7 +257,7 @@ def main() -> None:
         _answer(sock, 0, pid=os.getpid())
     except BrokenPipeError:
         return  # the daemon stopped while we started
-    serve(sock, kind, worker)
+    serve(sock, kind, worker, spares=_SPARE in sys.argv[3:])
 
 
 if __name__ == "__main__":

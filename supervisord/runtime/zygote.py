@@ -36,8 +36,12 @@ _END_SECONDS = 5.0
 class Zygote:
     """Implements contracts.workers.WorkerSpawner."""
 
-    def __init__(self, *, python: str = sys.executable, seconds: float = _SECONDS) -> None:
-        """``seconds`` is the deadline of a spawn, a restart included."""
+    def __init__(
+        self, *, python: str = sys.executable, seconds: float = _SECONDS, spares: bool = False
+    ) -> None:
+        """``seconds`` is the deadline of a spawn, a restart included. With ``spares`` a fork
+        waits to become the next shim, so there is always one process more."""
+        self._spares = spares
         self._python = python
         self._seconds = seconds
         self._owner = TaskOwner("zygote")
@@ -92,7 +96,8 @@ class Zygote:
             family = self._families.get(kind)
             if family is None or family.lost:
                 try:
-                    family = await _Family.start(self._python, kind, self._owner)
+                    spares = self._spares and kind == "shim"
+                    family = await _Family.start(self._python, kind, self._owner, spares=spares)
                 except OSError as error:
                     raise Unavailable(f"zygote: {self._python}: {error.strerror}") from error
                 self._families[kind] = family
@@ -120,13 +125,13 @@ class _Family:
         loop.add_reader(sock.fileno(), self._receive)
 
     @classmethod
-    async def start(cls, python: str, kind: str, owner: TaskOwner) -> _Family:
+    async def start(cls, python: str, kind: str, owner: TaskOwner, *, spares: bool) -> _Family:
         """Starts a zygote; it answers when it is warm. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         try:
             with theirs:
-                process = await asyncio.to_thread(_launch, python, kind, theirs.fileno())
+                process = await asyncio.to_thread(_launch, python, kind, theirs.fileno(), spares)
         except BaseException:
             ours.close()
             raise
@@ -240,7 +245,7 @@ def _heard(future: asyncio.Future[int]) -> None:
         future.exception()
 
 
-def _launch(python: str, kind: str, fd: int) -> subprocess.Popen[bytes]:
+def _launch(python: str, kind: str, fd: int, spares: bool) -> subprocess.Popen[bytes]:
     """Starts the program with our own import path, and without the site module, whose hooks cost
     memory in every worker."""
     root = str(Path(supervisord.__file__).resolve().parents[1])
@@ -249,7 +254,17 @@ def _launch(python: str, kind: str, fd: int) -> subprocess.Popen[bytes]:
     # leaves in the heap would be in every worker.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     return subprocess.Popen(
-        [python, "-S", "-s", "-P", "-m", "shims.zygote", str(fd), kind],
+        [
+            python,
+            "-S",
+            "-s",
+            "-P",
+            "-m",
+            "shims.zygote",
+            str(fd),
+            kind,
+            *(["spare"] if spares else []),
+        ],
         pass_fds=(fd,),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

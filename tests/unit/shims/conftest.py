@@ -29,6 +29,8 @@ from supervisord.ttrpc.server import Context, Server, bind
 R = TypeVar("R", bound=Message)
 
 NS = "ns"
+CGROUP = f"supervisord-shims-test-{os.getpid()}"
+"""The parent of the containers' control groups; other test processes have their own."""
 TASK = "containerd.task.v3.Task"
 RUNTIME = os.environ.get("SUPERVISORD_TEST_RUNTIME", "runc")
 BUSYBOX = shutil.which("busybox")
@@ -62,7 +64,7 @@ def spec(id: str, args: Sequence[str]) -> dict[str, Any]:
             },
         ],
         "linux": {
-            "cgroupsPath": f"/supervisord-shims-test/{id}",
+            "cgroupsPath": f"/{CGROUP}/{id}",
             "namespaces": [{"type": kind} for kind in kinds],
             "resources": {"devices": [{"allow": True, "access": "rwm"}]},
         },
@@ -288,7 +290,7 @@ def rootfs() -> Iterator[Path]:
 async def shims(rootfs: Path) -> AsyncIterator[ShimRoom]:
     """A zygote, a place for events, and shims on demand; all gone afterwards."""
     base = Path(tempfile.mkdtemp(prefix="s-"))
-    zygote = Zygote()
+    zygote = Zygote(spares=True)
     room = ShimRoom(base, rootfs, zygote)
     await room.events.open()
     try:
@@ -304,8 +306,7 @@ async def shims(rootfs: Path) -> AsyncIterator[ShimRoom]:
 
 def _remove_cgroups() -> None:
     """The runtime leaves the parent of the containers' groups."""
-    for folder in Path(cgroups.ROOT).glob("*/supervisord-shims-test"):
-        try:
-            folder.rmdir()
-        except OSError:
-            continue
+    for pattern in (CGROUP, f"*/{CGROUP}"):
+        for folder in Path(cgroups.ROOT).glob(pattern):
+            with suppress(OSError):
+                folder.rmdir()

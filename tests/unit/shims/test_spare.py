@@ -17,7 +17,8 @@ pytestmark = needs_root
 
 def spares(zygote: int) -> list[int]:
     """The processes that hold a zygote's socket to the daemon, without the zygote itself."""
-    fd = Path(f"/proc/{zygote}/cmdline").read_bytes().split(b"\0")[-3].decode()
+    words = Path(f"/proc/{zygote}/cmdline").read_text().split("\0")
+    fd = words[words.index("shims.zygote") + 1]
     name = os.readlink(f"/proc/{zygote}/fd/{fd}")
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -35,8 +36,10 @@ async def zygote_with_spare(shims: ShimRoom) -> tuple[int, int]:
 
 async def test_a_spare_becomes_a_shim_and_is_replaced(shims: ShimRoom) -> None:
     zygote, spare = await zygote_with_spare(shims)
+    assert Path(f"/proc/{spare}/comm").read_text() == "supervisord-spa\n"
     shim = await shims.shim("one", "/bin/true")
     assert shim.pid == spare
+    assert Path(f"/proc/{spare}/comm").read_text() == "supervisord-shi\n"
     assert (await shim.call("Connect", v3.ConnectResponse)).shim_pid == spare
     await eventually(lambda: len(spares(zygote)) == 1)
     assert spares(zygote) != [spare]
