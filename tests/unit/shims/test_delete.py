@@ -13,7 +13,7 @@ import pytest
 from supervisord.linux import cgroups, mount
 from supervisord.ttrpc.client import Client
 
-from .conftest import NS, Shim, ShimRoom, eventually, needs_root
+from .conftest import CGROUP, NS, Shim, ShimRoom, eventually, needs_root
 
 pytestmark = needs_root
 
@@ -37,7 +37,7 @@ def groups(id: str) -> list[Path]:
     """The control groups that are there."""
     return [
         path
-        for pattern in (f"supervisord-shims-test/{id}", f"*/supervisord-shims-test/{id}")
+        for pattern in (f"{CGROUP}/{id}", f"*/{CGROUP}/{id}")
         for path in Path(cgroups.ROOT).glob(pattern)
     ]
 
