@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,21 @@ from supervisord.contracts.workers import WorkerSpawner
 from supervisord.events import ttrpc_service
 from supervisord.events.exchange import Exchange, Subscription
 from supervisord.events.fields import decode
-from supervisord.linux import mount
+from supervisord.linux import cgroups, mount
 from supervisord.runtime.launch import Settings
 from supervisord.runtime.manager import TaskManager
 from supervisord.runtime.oci import OciRuntimes
 from supervisord.runtime.zygote import Zygote
 from supervisord.ttrpc.server import Server
 
-NS = "ns"
+_RUN = os.environ["SUPERVISORD_TEST_RUN"] + os.environ.get("PYTEST_XDIST_WORKER", "")
+
+NS = f"ns-{_RUN}"
+"""Nobody else's: containerd's own shim keeps what it runs in ``/run/containerd/runc/NAMESPACE``."""
+
+CGROUP = f"supervisord-test-{_RUN}"
+"""The parent of the containers' control groups."""
+
 SPEC_URL = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 BUSYBOX = shutil.which("busybox")
 
@@ -57,7 +65,7 @@ def spec(id: str, args: Sequence[str]) -> dict[str, Any]:
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]},
         ],
         "linux": {
-            "cgroupsPath": f"/supervisord-test/{id}",
+            "cgroupsPath": f"/{CGROUP}/{id}",
             "namespaces": namespaces,
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
         },
@@ -192,6 +200,15 @@ async def zygote() -> AsyncIterator[Zygote]:
     await zygote.close()
 
 
+def _remove_parents() -> None:
+    """The runtimes leave the folders that containers were in."""
+    left = [Path("/run/containerd/runc", NS)]
+    left += [path for where in (CGROUP, f"*/{CGROUP}") for path in Path(cgroups.ROOT).glob(where)]
+    for folder in left:
+        with suppress(FileNotFoundError):
+            folder.rmdir()
+
+
 @pytest.fixture
 async def engines(
     rootfs: Path, short_temporary_folder: Path
@@ -210,6 +227,7 @@ async def engines(
         await engine.clean()
         await engine.close()
         shutil.rmtree(engine.base)
+    _remove_parents()
 
 
 @pytest.fixture
