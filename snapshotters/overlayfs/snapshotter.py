@@ -72,7 +72,7 @@ class OverlaySnapshotter(DirectorySnapshotter):
         join them where the kernel knows or needs them. ``upperdir_label`` shows each snapshot's
         ``fs`` as a label; ``remap_ids`` turns the id mapping labels into mount options, for
         mounters that can map ids. Raises InvalidArgument for a root that cannot stand in mount
-        options, sqlite3.DatabaseError."""
+        options, DataLoss."""
         root = Path(root)
         if any(character in str(root) for character in ":,\\"):
             raise InvalidArgument(f"root: {str(root)!r} must not contain ':', ',' or a backslash")

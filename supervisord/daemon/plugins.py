@@ -208,9 +208,10 @@ class Graph:
             log.info("plugin skipped", extra={"plugin": uri, "reason": error})
         except Exception as error:
             plugin.state, plugin.reason = State.FAILED, str(error) or type(error).__name__
-            traceback = None if isinstance(error, Error) else error
-            fields = {"plugin": uri, "error": error}
-            log.warning("plugin failed", exc_info=traceback, extra=fields)
+            defect = None if isinstance(error, Error) else error
+            if defect or not (registration.required or uri in self._required):  # else told below
+                fields = {"plugin": uri, "error": error}
+                log.warning("plugin failed", exc_info=defect, extra=fields)
         else:
             log.debug("plugin started", extra={"plugin": uri})
         if plugin.state is not State.OK and (registration.required or uri in self._required):

@@ -65,7 +65,7 @@ class Metadata:
     ) -> Metadata:
         """Opens or makes ``root/metadata.db`` and the content folder.
 
-        Raises sqlite.migrations.NewerDatabase, OSError, sqlite3.DatabaseError."""
+        Raises sqlite.migrations.NewerDatabase, DataLoss, OSError, sqlite3.OperationalError."""
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         database = await Database.open(root / "metadata.db", MIGRATIONS)
         try:

@@ -30,9 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from supervisord.contracts.errors import ResourceExhausted, Unavailable
+from supervisord.contracts.errors import DataLoss, ResourceExhausted, Unavailable
 
-from .migrations import Migration, migrate
+from .migrations import Migration, NewerDatabase, migrate
 
 T = TypeVar("T")
 
@@ -66,14 +66,36 @@ def _connect(path: str, *, read_only: bool) -> sqlite3.Connection:
         check_same_thread=False,
         cached_statements=256,
     )
-    connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-    connection.execute("PRAGMA foreign_keys = ON")
-    if read_only:
-        connection.execute("PRAGMA query_only = ON")
-    else:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {_AUTOCHECKPOINT_PAGES}")
+    try:
+        connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+        connection.execute("PRAGMA foreign_keys = ON")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+        else:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_AUTOCHECKPOINT_PAGES}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepared(path: str, migrations: Sequence[Migration]) -> sqlite3.Connection:
+    """The writer's connection with all migrations taken; errors name the file."""
+    try:
+        connection = _connect(path, read_only=False)
+        try:
+            migrate(connection, migrations)
+        except BaseException:
+            connection.close()
+            raise
+    except NewerDatabase as error:
+        raise NewerDatabase(f"{path}: {error}") from error
+    except sqlite3.DatabaseError as error:
+        if _code(error) not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            raise
+        raise DataLoss(f"{path}: {error}") from error
     return connection
 
 
@@ -83,12 +105,7 @@ class Database:
     def __init__(self, path: str | Path, migrations: Sequence[Migration]) -> None:
         self.path = str(path)
         self._reserve = Path(f"{self.path}.reserve")
-        self._writer_connection = _connect(self.path, read_only=False)
-        try:
-            migrate(self._writer_connection, migrations)
-        except BaseException:
-            self._writer_connection.close()
-            raise
+        self._writer_connection = _prepared(self.path, migrations)
         self._has_reserve = _lay_reserve(self._reserve)
         self._readers = threading.local()
         self._all_readers: list[sqlite3.Connection] = []
@@ -105,7 +122,8 @@ class Database:
     async def open(cls, path: str | Path, migrations: Sequence[Migration]) -> Database:
         """Opens or makes the database and takes the migrations that are missing.
 
-        Raises migrations.NewerDatabase, sqlite3.DatabaseError for a file that is none."""
+        Raises migrations.NewerDatabase, DataLoss for a file that is damaged or no database,
+        sqlite3.OperationalError for one that cannot be opened."""
         return await asyncio.to_thread(cls, path, migrations)
 
     async def write(self, work: Callable[[sqlite3.Connection], T], *, freeing: bool = False) -> T:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 
+from supervisord.contracts.errors import FailedPrecondition
+
 Migration = str | Callable[[sqlite3.Connection], None]
 """SQL statements separated by semicolons, or a function that is given the connection."""
 
 
-class NewerDatabase(Exception):
+class NewerDatabase(FailedPrecondition):
     """The database was written by a newer release than this one."""
 
 

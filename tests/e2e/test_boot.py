@@ -329,6 +329,15 @@ def test_a_bad_value_of_a_plugin_is_reported_or_fatal(box: Box) -> None:
     assert box.stop() == 0
 
 
+def test_a_damaged_database_stops_the_start_with_one_line(box: Box) -> None:
+    file = box.base / "root/io.containerd.metadata.v1.sqlite/metadata.db"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"not a database" * 100)
+    said = box.refused()
+    assert said.count("\n") == 1
+    assert f"metadata.v1.sqlite did not start: {file}: file is not a database" in said
+
+
 def test_disabled_plugins_do_not_start(box: Box) -> None:
     box.start(box.config("disabled_plugins = ['io.containerd.snapshotter.v1.native']\n"))
     box.wait_ready()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisord.contracts.errors import NotFound, ResourceExhausted, Unavailable
+from supervisord.contracts.errors import DataLoss, NotFound, ResourceExhausted, Unavailable
 from supervisord.sqlite.database import Database
 from supervisord.sqlite.migrations import NewerDatabase
 
@@ -165,7 +165,7 @@ async def test_migrations_are_taken_once(tmp_path: Path) -> None:
         database = await Database.open(tmp_path / "db", more)
         assert _count(database) == 1
         await database.close()
-    with pytest.raises(NewerDatabase, match="version 2"):
+    with pytest.raises(NewerDatabase, match="/db: the database has schema version 2"):
         await Database.open(tmp_path / "db", TABLE)
     with pytest.raises(sqlite3.OperationalError):
         await Database.open(tmp_path / "db", (*more, "CREATE TABLE u (x); nonsense"))
@@ -174,6 +174,14 @@ async def test_migrations_are_taken_once(tmp_path: Path) -> None:
         ("t",)
     ]
     await database.close()
+
+
+async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "db"
+    file.write_bytes(b"not a database" * 100)
+    with pytest.raises(DataLoss, match=f"^{file}: file is not a database$"):
+        await Database.open(file, TABLE)
+    assert file.read_bytes() == b"not a database" * 100
 
 
 async def test_the_log_does_not_grow_without_end(tmp_path: Path) -> None:
