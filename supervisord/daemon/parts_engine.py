@@ -138,7 +138,7 @@ async def _zygote(context: PluginContext) -> Any:
     from supervisord.aio.owner import TaskOwner
     from supervisord.runtime.zygote import Zygote
 
-    zygote = Zygote()
+    zygote = Zygote(spares=True)
     context.on_close(zygote.close)
     starting = TaskOwner("zygote start")
     starting.spawn(_warm(zygote), "shim")  # the first task need not wait for it, nor boot

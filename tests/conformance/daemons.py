@@ -132,12 +132,14 @@ class Daemon:
         return self.log.read_text(errors="replace")[-size:] if self.log.exists() else ""
 
     def processes(self) -> list[int]:
-        """Pids of everything that the daemon started and that is alive."""
+        """Pids of everything that the daemon started and that is alive. The fork that waits to
+        become the next shim is left out: there is another one after each shim."""
         return sorted(
             pid
             for pid in all_pids()
             if pid != os.getpid()
             and (self.token in _read(f"/proc/{pid}/environ") or str(self.base) in command_line(pid))
+            and not _read(f"/proc/{pid}/comm").startswith("supervisord-spa")
         )
 
     def mounts(self) -> list[str]:
