@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from supervisord.aio.locks import KeyedLock
 from supervisord.aio.owner import TaskOwner
 from supervisord.contracts.errors import Error, NotFound, ResourceExhausted, Unavailable, Unknown
 from supervisord.contracts.filters import parse
@@ -46,6 +47,7 @@ class DirectorySnapshotter(ABC):
         self._owner = TaskOwner(f"snapshots:{root.name}")
         self._making: set[int] = set()
         self._removals = asyncio.Semaphore(_REMOVALS)
+        self._trees = KeyedLock()
         self._closed = False
         self._last_id = max(database.read(index.last_id), *_numbers(self._folder), 0)
 
@@ -177,7 +179,9 @@ class DirectorySnapshotter(ABC):
             raise disk_error(row.info.name, error) from error
 
     async def _remove_tree(self, name: str) -> None:
-        async with self._removals:  # a big tree must not take the whole thread pool
+        # One at a time for each tree: a cleanup waits for a removal that has begun already. And a
+        # big tree must not take the whole thread pool.
+        async with self._trees.hold(name), self._removals:
             await asyncio.to_thread(remove_tree, self.root / "snapshots" / name)
 
     def _check_open(self) -> None:

@@ -108,3 +108,12 @@ async def test_a_parent_stays_while_it_is_copied(native: NativeSnapshotter) -> N
     await native.remove("base")
     await native.cleanup()
     assert os.listdir(native.root / "snapshots") == []
+
+
+async def test_a_cleanup_waits_for_a_removal_under_way(native: NativeSnapshotter) -> None:
+    (mount,) = await native.prepare("a", "", {})
+    for number in range(2000):
+        (Path(mount.source) / str(number)).write_text("x")
+    await native.remove("a")
+    await native.cleanup()
+    assert os.listdir(native.root / "snapshots") == []
