@@ -114,7 +114,8 @@ class Box:
         from google.protobuf.empty_pb2 import Empty
 
         with self.channel() as channel:
-            return version_pb2_grpc.VersionStub(channel).Version(Empty(), timeout=10).version
+            stub = version_pb2_grpc.VersionStub(channel)
+            return stub.Version(Empty(), timeout=10, wait_for_ready=True).version
 
     def plugins(self) -> dict[str, introspection_pb2.Plugin]:
         with self.channel() as channel:

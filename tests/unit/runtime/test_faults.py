@@ -46,7 +46,8 @@ class Faulty:
         self.pids.append(pid)
         if fault == "kill":
             os.kill(pid, signal.SIGKILL)
-        if fault == "kill later":
+        if fault == "kill later":  # stopped until then: it must not be done before it dies
+            os.kill(pid, signal.SIGSTOP)
             await asyncio.sleep(0.03)
             os.kill(pid, signal.SIGKILL)
         return pid
