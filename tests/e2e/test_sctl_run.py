@@ -309,6 +309,7 @@ def test_on_a_terminal(stand: Stand, unique: str) -> None:
     with stand.sctl.terminal("run", "--rm", "-t", stand.image, unique, "sh") as terminal:
         terminal.send("tty; echo up=$((1)); sleep 600\n")
         assert "/dev/pts/" in terminal.expect("up=1\n")
+        until(lambda: len(stand.sctl("tasks", "ps", unique).rows()) == 2)  # there is the sleep
         terminal.send("\x03")
         terminal.send("echo code=$?\n")
         terminal.expect("code=130\n")
