@@ -310,7 +310,8 @@ def test_on_a_terminal(stand: Stand, unique: str) -> None:
         terminal.send("tty; echo up=$((1)); sleep 600\n")
         assert "/dev/pts/" in terminal.expect("up=1\n")
         until(lambda: len(stand.sctl("tasks", "ps", unique).rows()) == 2)  # there is the sleep
-        terminal.send("\x03")
+        terminal.send("\x03")  # which throws away what was typed after it, until it is read
+        until(lambda: len(stand.sctl("tasks", "ps", unique).rows()) == 1)
         terminal.send("echo code=$?\n")
         terminal.expect("code=130\n")
         terminal.send("exit 9\n")
