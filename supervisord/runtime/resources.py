@@ -37,6 +37,8 @@ _decoder = msgspec.json.Decoder(_Resources)
 def check_resources(value: bytes) -> None:
     """Raises InvalidArgument unless it is the JSON of OCI LinuxResources (runtime specification,
     config-linux); what only some runtimes know is left to them."""
+    if not value:
+        raise InvalidArgument("resources: must be given")
     try:
         _decoder.decode(value)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
