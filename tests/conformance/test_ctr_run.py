@@ -44,11 +44,18 @@ def test_twenty_megabytes_of_output_arrive_whole(shop: Shop, unique: str) -> Non
     assert hashlib.sha256(done.stdout).digest() == hashlib.sha256(expected).digest()
 
 
-def test_output_and_errors_interleaved_arrive_whole(shop: Shop, unique: str) -> None:
+def test_output_and_errors_interleaved_arrive_whole(
+    shop: Shop, daemon: Daemon, unique: str
+) -> None:
     script = "yes out | head -c 2000000 & yes err | head -c 2000000 >&2; wait"
-    done = shop.ctr.raw("run", "--rm", shop.image, unique, "sh", "-c", script)
-    assert done.stdout == (b"out\n" * 500_000)
-    assert done.stderr == (b"err\n" * 500_000)
+    # Once, on a busy machine, containerd 1.6 did not deliver all of it.
+    for attempt in range(1 if daemon.ours else 3):
+        name = f"{unique}-{attempt}"
+        done = shop.ctr.raw("run", "--rm", shop.image, name, "sh", "-c", script)
+        whole = done.stdout == b"out\n" * 500_000 and done.stderr == b"err\n" * 500_000
+        if whole:
+            break
+    assert whole, f"{len(done.stdout)} bytes of output, {len(done.stderr)} of errors"
 
 
 def test_standard_input_arrives_whole_and_ends(shop: Shop, unique: str) -> None:
