@@ -2,8 +2,8 @@
 
 It finds the task, asks its shim, and translates. Creating, deleting and burying hold the lock of
 the task's name; everything else goes straight to the shim, which keeps its own order. A creation
-goes on when its caller goes away, and a retry of the same request takes what it made; what nobody
-comes back for is removed.
+is joined by a retry of the same request, and goes on when its callers go away: a retry takes what
+it made; what nobody comes back for is removed.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 
 from supervisord.aio.locks import KeyedLock
 from supervisord.aio.owner import TaskOwner
-from supervisord.contracts.containers import Container, ContainerStore
+from supervisord.contracts.containers import ContainerStore
 from supervisord.contracts.content import ContentStore
 from supervisord.contracts.errors import (
     AlreadyExists,
@@ -48,6 +48,7 @@ from .foreign import ForeignLauncher
 from .info import runtime_info
 from .launch import Launcher, Settings
 from .oci import OciRuntimes
+from .orders import Order, Orders
 from .recovery import Recovery, is_gone
 from .resources import check_resources
 from .shim import STATE_SECONDS, Shim
@@ -60,14 +61,6 @@ _END_SECONDS = 30.0
 _CLOSE_SECONDS = 5.0
 UNCLAIMED_SECONDS = 30.0
 """How long a task whose creator went away is kept for a retry."""
-
-
-@dataclass(slots=True)
-class _Order:
-    """A creation under way: whether it has begun, and whether its caller went away."""
-
-    begun: bool = False
-    abandoned: bool = False
 
 
 class TaskManager:
@@ -89,6 +82,7 @@ class TaskManager:
         self._locks = KeyedLock()
         self._owner = TaskOwner("tasks")  # work with an end of its own
         self._watching = TaskOwner("shims")  # what goes on for as long as a shim or a waiter
+        self._orders = Orders(self._owner)
         self._store = BundleStore(settings.state)
         self._runtimes = runtimes
         self._checkpoints = Checkpoints(content, settings.state)
@@ -147,48 +141,53 @@ class TaskManager:
         """See the contract."""
         id = check_identifier(request.container_id, "container_id")
         container = self._containers.get(namespace, id)
-        order = _Order()
-        making = self._owner.spawn(
-            self._create(namespace, container, request, order), f"create {id}"
-        )
-        try:
-            task = await asyncio.shield(making)
-        except asyncio.CancelledError:
-            if order.begun:
-                order.abandoned = True
-            else:
-                making.cancel()
-            raise
+        order = Order(namespace, container, request)
+        task = await self._orders.place(order, self._create)
         return task.record.init_pid
 
-    async def _create(
-        self, namespace: str, container: Container, request: CreateTask, order: _Order
-    ) -> Task:
-        key = (namespace, container.id)
-        async with self._locks.hold(key):
-            order.begun = True
-            existing = self._tasks.get(key)
-            if existing is not None:
-                if existing.unclaimed == request:
-                    existing.unclaimed = None
-                    return existing
-                if existing.shim is not None and await is_gone(existing):
-                    self._recovery.drop(existing, existing.shim)
-            if key in self._tasks:
-                raise AlreadyExists(f"task {container.id}: already exists")
-            task = await self._creation.create(namespace, container, request)
-            self._tasks[key] = task
-            if order.abandoned:
-                task.unclaimed = request
-                self._watching.spawn(self._remove_unclaimed(task), f"unclaimed {container.id}")
+    async def _create(self, order: Order) -> Task:
+        try:
+            async with self._locks.hold(order.key):
+                order.begun = True
+                task = await self._make_way(order)
+                if task is not None:
+                    return task
+                task = await self._creation.create(order.namespace, order.container, order.request)
+                self._tasks[order.key] = task
+                if order.is_abandoned:
+                    task.unclaimed = order
+                    self._watching.spawn(self._remove_unclaimed(task), f"unclaimed {task.id}")
+        finally:
+            self._orders.close(order)
         self._recovery.watch(task)
         return task
 
+    async def _make_way(self, order: Order) -> Task | None:
+        """The task that is there already and was made for the same request, whose caller went
+        away. One that nobody claims, and one that is gone, do not stand in the way.
+
+        Raises AlreadyExists for any other."""
+        existing = self._tasks.get(order.key)
+        if existing is None:
+            return None
+        if existing.unclaimed is not None:
+            if order.asks_for_the_same(existing.unclaimed):
+                existing.unclaimed = None
+                return existing
+            with suppress(NotFound):
+                await self._delete_held(existing)
+        elif existing.shim is not None and await is_gone(existing):
+            self._recovery.drop(existing, existing.shim)
+        if order.key in self._tasks:
+            raise AlreadyExists(f"task {order.container.id}: already exists")
+        return None
+
     async def _remove_unclaimed(self, task: Task) -> None:
         await asyncio.sleep(UNCLAIMED_SECONDS)
-        if task.unclaimed is not None and not task.is_over:
-            log.info("task %s is removed: its creator went away", task.id)
-            await self._delete(task)
+        async with self._locks.hold(task.key):
+            if task.unclaimed is not None and not task.is_over:
+                log.info("task %s is removed: its creator went away", task.id)
+                await self._delete_held(task)
 
     async def delete(self, namespace: str, id: str) -> Exit:
         """See the contract."""
@@ -202,13 +201,16 @@ class TaskManager:
 
     async def _delete(self, task: Task) -> Exit:
         async with self._locks.hold(task.key):
-            shim = await task.reach(_REACH_SECONDS)
-            try:
-                exit = await shim.delete()
-            except NotFound:
-                self._release(task, shim, Ended(Exit("", task.record.init_pid, 255, 0)))
-                raise
-            self._release(task, shim, Ended(exit))
+            return await self._delete_held(task)
+
+    async def _delete_held(self, task: Task) -> Exit:
+        shim = await task.reach(_REACH_SECONDS)
+        try:
+            exit = await shim.delete()
+        except NotFound:
+            self._release(task, shim, Ended(Exit("", task.record.init_pid, 255, 0)))
+            raise
+        self._release(task, shim, Ended(exit))
         return exit
 
     def _release(self, task: Task, shim: Shim, ended: Ended) -> None:

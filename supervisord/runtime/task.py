@@ -10,14 +10,18 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from supervisord.aio.owner import TaskOwner
 from supervisord.contracts.errors import NotFound, Unavailable
-from supervisord.contracts.tasks import CreateTask, Exit
+from supervisord.contracts.tasks import Exit
 from supervisord.linux import process
 
 from .bundle import Bundle, ShimRecord
 from .shim import Shim
+
+if TYPE_CHECKING:
+    from .orders import Order
 
 KILLED = 137
 """The exit status of a process that ended with its shim, unseen: 128 + SIGKILL."""
@@ -43,8 +47,8 @@ class Task:
     def __init__(self, bundle: Bundle, record: ShimRecord, owner: TaskOwner) -> None:
         self.bundle = bundle
         self.record = record
-        self.unclaimed: CreateTask | None = None
-        """The request whose caller went away before the task was made; None once it is used."""
+        self.unclaimed: Order | None = None
+        """What everybody who asked for it had left when the task was made; None once it is used."""
         self._owner = owner
         self._shim: Shim | None = None
         self._ended: Ended | None = None

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -95,13 +96,53 @@ async def test_a_retry_takes_what_its_lost_predecessor_made(
         await engine.manager.create(NS, request)
 
 
-async def test_two_creates_at_a_time(engine: Engine) -> None:
+async def test_creates_at_a_time_are_one(zygote: Zygote, engines: Engines) -> None:
+    spawner = Faulty(zygote)
+    engine = engines(spawner)
+    await engine.open()
+    request = engine.container("web", "sleep", "60")
+    pids = await asyncio.gather(*(engine.manager.create(NS, request) for _ in range(3)))
+    assert len(set(pids)) == len(spawner.pids) == 1
+    with pytest.raises(AlreadyExists):
+        await engine.manager.create(NS, request)
+
+
+async def test_creates_that_differ_are_not_one(engine: Engine) -> None:
+    request = engine.container("web", "sleep", "60")
+    other = replace(request, stdio=Stdio(stdout="file:///dev/null"))
+    wishes = (request, other, other)
+    results = await asyncio.gather(
+        *(engine.manager.create(NS, wish) for wish in wishes), return_exceptions=True
+    )
+    assert isinstance(results[0], int)
+    assert [type(result) for result in results[1:]] == [AlreadyExists] * 2
+
+
+async def test_creates_at_a_time_fail_together(zygote: Zygote, engines: Engines) -> None:
+    spawner = Faulty(zygote, "refuse")
+    engine = engines(spawner)
+    await engine.open()
     request = engine.container("web", "sleep", "60")
     results = await asyncio.gather(
-        *(engine.manager.create(NS, request) for _ in range(3)), return_exceptions=True
+        *(engine.manager.create(NS, request) for _ in range(2)), return_exceptions=True
     )
-    assert [type(result) for result in results].count(AlreadyExists) == 2
-    assert sum(isinstance(result, int) for result in results) == 1
+    assert [type(result) for result in results] == [Unavailable] * 2
+    await engine.clean()
+    await engine.manager.create(NS, request)
+
+
+async def test_of_two_callers_one_may_go_away(zygote: Zygote, engines: Engines) -> None:
+    spawner = Faulty(zygote, "hold")
+    engine = engines(spawner)
+    await engine.open()
+    request = engine.container("web", "sleep", "60")
+    first, second = (asyncio.ensure_future(engine.manager.create(NS, request)) for _ in range(2))
+    await asyncio.sleep(0.05)
+    first.cancel()
+    await asyncio.wait([first])
+    spawner.held.set()
+    await second
+    assert engine.manager._tasks[NS, "web"].unclaimed is None
 
 
 async def test_what_nobody_comes_back_for_is_removed(
@@ -120,7 +161,10 @@ async def test_what_nobody_comes_back_for_is_removed(
     await engine.clean()
 
 
-async def test_another_request_does_not_take_it(zygote: Zygote, engines: Engines) -> None:
+@pytest.mark.parametrize("what", ["request", "container"])
+async def test_another_request_replaces_what_nobody_claims(
+    zygote: Zygote, engines: Engines, what: str
+) -> None:
     spawner = Faulty(zygote, "hold")
     engine = engines(spawner)
     await engine.open()
@@ -130,9 +174,15 @@ async def test_another_request_does_not_take_it(zygote: Zygote, engines: Engines
     first.cancel()
     await asyncio.wait([first])
     spawner.held.set()
-    other = type(request)("web", request.rootfs, Stdio(stdout="file:///dev/null"))
-    with pytest.raises(AlreadyExists):
-        await engine.manager.create(NS, other)
+    if what == "request":
+        request = replace(request, stdio=Stdio(stdout="file:///dev/null"))
+    else:
+        engine.container("web", "sleep", "61")
+    pid = await engine.manager.create(NS, request)
+    assert process.start_time(pid) is not None
+    assert len(spawner.pids) == 2
+    await engine.remove("web")
+    await engine.clean()
 
 
 async def test_a_waiter_for_the_lock_that_goes_away(zygote: Zygote, engines: Engines) -> None:
@@ -143,7 +193,8 @@ async def test_a_waiter_for_the_lock_that_goes_away(zygote: Zygote, engines: Eng
     request = engine.container("web", "sleep", "60")
     first = asyncio.ensure_future(engine.manager.create(NS, request))
     await asyncio.sleep(0.05)
-    second = asyncio.ensure_future(engine.manager.create(NS, request))
+    other = replace(request, stdio=Stdio(stdout="file:///dev/null"))
+    second = asyncio.ensure_future(engine.manager.create(NS, other))
     await asyncio.sleep(0.05)
     second.cancel()
     await asyncio.wait([second])
