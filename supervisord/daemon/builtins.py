@@ -7,6 +7,10 @@ that other tools open.
 
 from __future__ import annotations
 
-from . import parts_edge, parts_engine
+from . import parts_edge, parts_engine, parts_sandbox
 
-BUILTINS = (*parts_engine.REGISTRATIONS, *parts_edge.REGISTRATIONS)
+BUILTINS = (
+    *parts_engine.REGISTRATIONS,
+    *parts_sandbox.REGISTRATIONS,
+    *parts_edge.REGISTRATIONS,
+)

@@ -1,10 +1,10 @@
 """Mark and sweep over the rows; implements contracts.leases.Sweepable.
 
 Marking is one recursive query over ``refs``, from the roots: leases and images that have not
-expired, containers, ingests that have not expired, and what carries ``gc.root``. It runs first on
-a read-only connection in a thread, where it holds up nobody. Only if that finds garbage, the same
-query runs again inside a write, and what it finds there is deleted in that write: nothing can get
-a reference in between. Files and backend snapshots go afterwards (removals).
+expired, containers, sandboxes, ingests that have not expired, and what carries ``gc.root``. It
+runs first on a read-only connection in a thread, where it holds up nobody. Only if that finds
+garbage, the same query runs again inside a write, and what it finds there is deleted in that
+write: nothing can get a reference in between. Files and backend snapshots go afterwards (removals).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ WITH RECURSIVE live(namespace, kind, key, flat) AS (
     UNION SELECT namespace, 'images', name, 0 FROM images
         WHERE expires_at IS NULL OR expires_at >= :now
     UNION SELECT namespace, 'containers', id, 0 FROM containers
+    UNION SELECT namespace, 'sandboxes', id, 0 FROM sandboxes
     UNION SELECT namespace, 'ingests', ref, 0 FROM ingests WHERE expires_at >= :now
     UNION SELECT namespace, 'content', digest, 0 FROM blobs WHERE root
     UNION SELECT namespace, 'snapshots/' || snapshotter, key, 0 FROM snapshots WHERE root

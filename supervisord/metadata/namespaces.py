@@ -121,12 +121,13 @@ def _find(connection: sqlite3.Connection, name: str) -> Namespace | None:
 
 
 def _left_in(connection: sqlite3.Connection, name: str) -> list[str]:
-    """The kinds of records in a namespace, in containerd's words and order."""
+    """The kinds of records in a namespace, in containerd's words and order. Sandboxes are ours:
+    there they go with the namespace, and their shims are left to nobody."""
     left = [
         noun
-        for noun, table in (("images", "images"), ("blobs", "blobs"), ("containers", "containers"))
+        for noun in ("images", "blobs", "containers", "sandboxes")
         if connection.execute(
-            f"SELECT 1 FROM {table} WHERE namespace = ? LIMIT 1",  # noqa: S608
+            f"SELECT 1 FROM {noun} WHERE namespace = ? LIMIT 1",  # noqa: S608
             (name,),
         ).fetchone()
     ]

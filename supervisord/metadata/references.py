@@ -27,6 +27,7 @@ CONTENT = "content"
 INGESTS = "ingests"
 IMAGES = "images"
 CONTAINERS = "containers"
+SANDBOXES = "sandboxes"
 LEASES = "leases"
 _SNAPSHOTS = "snapshots/"
 

@@ -5,8 +5,9 @@ nanoseconds since the epoch. Beside the nouns there are three tables of our own:
 
 * ``refs``: which resource keeps which alive, one row per edge, derived from the owner's fields
   and labels whenever the owner is written. Resources are named by the types that leases use
-  (``content``, ``ingests``, ``images``, ``containers``, ``leases``, ``snapshots/NAME``) and their
-  key. A lease's resources are its edges. An edge with ``flat`` is followed for flat leases too.
+  (``content``, ``ingests``, ``images``, ``containers``, ``sandboxes``, ``leases``,
+  ``snapshots/NAME``) and their key. A lease's resources are its edges. An edge with ``flat`` is
+  followed for flat leases too.
 * ``removals``: what no row needs any more, written in the transaction that dropped the last row,
   and removed from the disk after it.
 * ``sequences``: blocks of numbers for backend keys, reserved so that no number comes twice, not
@@ -122,4 +123,13 @@ CREATE TABLE sequences (
 ) WITHOUT ROWID
 """
 
-MIGRATIONS: tuple[Migration, ...] = (_V1,)
+_V2 = """
+CREATE TABLE sandboxes (
+    namespace TEXT NOT NULL,
+    id TEXT NOT NULL,
+    record BLOB NOT NULL,
+    UNIQUE (namespace, id)
+)
+"""
+
+MIGRATIONS: tuple[Migration, ...] = (_V1, _V2)

@@ -29,6 +29,7 @@ from .leases import Leases
 from .namespaces import Namespaces
 from .recovery import recover_all
 from .removals import Removals
+from .sandboxes import Sandboxes
 from .schema import MIGRATIONS
 from .sequences import Sequence
 from .snapshots import Snapshots
@@ -44,6 +45,7 @@ class Metadata:
     database: Database
     namespaces: Namespaces
     containers: Containers
+    sandboxes: Sandboxes
     images: Images
     leases: Leases
     content: Content
@@ -85,6 +87,7 @@ class Metadata:
             database=database,
             namespaces=Namespaces(commits),
             containers=Containers(commits),
+            sandboxes=Sandboxes(commits),
             images=Images(commits),
             leases=Leases(commits),
             content=content,
