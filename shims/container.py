@@ -42,6 +42,13 @@ SIGKILL = 9
 _DRAIN_SECONDS = 10.0
 _EXECS_SECONDS = 10.0
 _KILLED_SECONDS = 5.0
+_ENDED_SIGNS = (
+    "process already finished",
+    "container not running",
+    "no such process",
+    "sandbox is not running",
+)
+"""What runtimes say of a signal that comes too late."""
 
 Publish = Callable[[str, Message], None]
 Command = Callable[[str], Coroutine[Any, Any, None]]
@@ -213,9 +220,8 @@ class Container:
             await self.runtime.kill(self.id, signal, all=all)
         except Error as error:
             told = error.message.lower()
-            for sign in ("process already finished", "container not running", "no such process"):
-                if sign in told:
-                    raise NotFound("process already finished") from error
+            if any(sign in told for sign in _ENDED_SIGNS):
+                raise NotFound("process already finished") from error
             if "does not exist" in told:
                 raise NotFound("no such container") from error
             raise

@@ -130,6 +130,21 @@ class Runtime:
         """Applies the LinuxResources (JSON) in the file ``resources``."""
         await self.run(["update", "--resources", resources, id], "OCI runtime update failed")
 
+    async def pids(self, id: str) -> list[int]:
+        """The processes of the container as the runtime numbers them: those of a sandbox have
+        numbers of their own. Raises RuntimeFailure, Unknown."""
+        out = os.memfd_create("pids", os.MFD_CLOEXEC)
+        try:
+            await self.run(
+                ["ps", "--format", "json", id], "OCI runtime ps failed", Streams(stdout=out)
+            )
+            found = json.loads(os.pread(out, os.fstat(out).st_size, 0))
+            return [int(pid) for pid in found]
+        except (ValueError, TypeError) as error:
+            raise Unknown(f"OCI runtime ps: no list of pids: {error}") from error
+        finally:
+            os.close(out)
+
     async def checkpoint(self, id: str, options: Sequence[str]) -> None:
         await self.run(["checkpoint", *options, id], "OCI runtime checkpoint failed")
 

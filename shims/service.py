@@ -177,8 +177,13 @@ class TaskService:
 
     async def Pids(self, request: Any) -> v3.PidsResponse:
         container = self._container(request)
-        execs = {process.pid: id for id, process in container.execs.items() if process.pid}
         response = v3.PidsResponse()
+        if not container.runtime.plain_processes:
+            # A sandbox is not its own cgroup's only member, nor are its processes the kernel's.
+            for pid in await container.runtime.pids(container.id):
+                response.processes.add(pid=pid)
+            return response
+        execs = {process.pid: id for id, process in container.execs.items() if process.pid}
         for pid in cgroups.pids(_cgroup(container)):
             info = response.processes.add(pid=pid)
             if pid in execs:
