@@ -20,7 +20,7 @@ from .reaper import Exit, Reaper
 
 # The shim ignores or handles these; what it starts must not inherit that. Plain numbers, because
 # the enumeration's methods are Python code.
-_DEFAULT_SIGNALS = tuple(
+DEFAULT_SIGNALS = tuple(
     int(number)
     for number in (
         signal.SIGPIPE,
@@ -73,7 +73,7 @@ def spawn(
             _ENVIRONMENT if environment is None else environment,
             file_actions=actions,
             setsigmask=(),
-            setsigdef=_DEFAULT_SIGNALS,
+            setsigdef=DEFAULT_SIGNALS,
         )
     except OSError as error:
         name = f'exec: "{arguments[0]}"'

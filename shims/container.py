@@ -28,6 +28,7 @@ from . import exits, log
 from .bundle import Bundle, remove
 from .console import ConsoleSocket
 from .delete import delete
+from .enter import enter
 from .loop import Loop
 from .machine import Effect, Event, Phase
 from .oom import Oom
@@ -155,7 +156,9 @@ class Container:
                     await stdio.attach(master, process.id, self.namespace)
                 else:
                     streams = await stdio.open(process.id, self.namespace, *self.owner)
-                    pid = await self.runtime.exec(self.id, description, pid_file, streams)
+                    pid = await enter(self, description, streams)
+                    if not pid:
+                        pid = await self.runtime.exec(self.id, description, pid_file, streams)
                     stdio.given()
                 process.pid = pid
                 self.reaper.expect(pid, lambda exit: self._exec_exited(process, exit))

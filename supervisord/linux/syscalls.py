@@ -51,6 +51,9 @@ statx = _declare(
     "statx", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p
 )
 eventfd = _declare("eventfd", ctypes.c_uint, ctypes.c_int)
+setns = _declare("setns", ctypes.c_int, ctypes.c_int)
+setrlimit = _declare("setrlimit", ctypes.c_int, ctypes.c_void_p)
+capset = _declare("capset", ctypes.c_char_p, ctypes.c_char_p)
 
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long

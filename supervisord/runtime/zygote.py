@@ -13,6 +13,7 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from pathlib import Path
 import supervisord
 from supervisord.aio.owner import TaskOwner
 from supervisord.contracts.errors import InvalidArgument, Unavailable
+from supervisord.linux import executable
 
 log = logging.getLogger(__name__)
 
@@ -253,21 +255,30 @@ def _launch(python: str, kind: str, fd: int, spares: bool) -> subprocess.Popen[b
     # Without bytecode files everything would be compiled at each start, and what the compiler
     # leaves in the heap would be in every worker.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    return subprocess.Popen(
-        [
-            python,
-            "-S",
-            "-s",
-            "-P",
-            "-m",
-            "shims.zygote",
-            str(fd),
-            kind,
-            *(["spare"] if spares else []),
-        ],
-        pass_fds=(fd,),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        env=environment,
-        start_new_session=True,
-    )
+    command = [python, "-S", "-s", "-P", "-m", "shims.zygote", str(fd), kind]
+    if spares:
+        command.append("spare")
+    program = _protected(python) if kind == "shim" else -1
+    try:
+        return subprocess.Popen(
+            command,
+            executable=python if program < 0 else f"/proc/{os.getpid()}/fd/{program}",
+            pass_fds=(fd,),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+    finally:
+        if program >= 0:
+            os.close(program)
+
+
+def _protected(python: str) -> int:
+    """The interpreter as shims need it to enter containers themselves; -1 where that cannot be
+    had, and execs are all left to the runtime."""
+    try:
+        return executable.read_only(shutil.which(python) or python)
+    except OSError as error:
+        log.info("execs start the runtime: %s cannot be protected: %s", python, error)
+        return -1

@@ -1,0 +1,44 @@
+"""A program that nobody can write to through the processes that run it.
+
+``/proc/PID/exe`` of a process that enters a container leads to the host's own file: whoever gets
+hold of it there could write to that file once it is not running any more (CVE-2019-5736). Run from
+a read-only mount of its own, which belongs to no tree, it cannot be opened for writing.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from . import syscalls
+
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_OPEN_TREE_CLONE = 1
+_MOUNT_ATTR_RDONLY = 1
+
+
+def read_only(path: str) -> int:
+    """A descriptor of the program ``path`` on a read-only mount: execute ``/proc/PID/fd/FD``.
+
+    Raises OSError (Linux before 5.12, no CAP_SYS_ADMIN)."""
+    fd = syscalls.syscall(
+        syscalls.SYS_OPEN_TREE,
+        _AT_FDCWD,
+        os.fsencode(path) + b"\0",
+        _OPEN_TREE_CLONE | os.O_CLOEXEC,
+    )
+    try:
+        attributes = struct.pack("QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
+        syscalls.syscall(
+            syscalls.SYS_MOUNT_SETATTR, fd, b"\0", _AT_EMPTY_PATH, attributes, len(attributes)
+        )
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def is_read_only() -> bool:
+    """Whether this process runs such a program."""
+    return bool(os.statvfs("/proc/self/exe").f_flag & os.ST_RDONLY)
