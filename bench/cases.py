@@ -21,6 +21,7 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 
 from bench import figures, layers
+from bench import idle as _idle
 from bench.client import META, PROCESS, Client, oci_spec, unique
 from bench.figures import Figure, quantile
 from protos.containerd.services.containers.v1 import containers_pb2 as containers
@@ -34,10 +35,12 @@ Values = Iterator[tuple[Figure, float]]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of everything: ``count`` repetitions, and the layer that is unpacked."""
+    """How much of everything: ``count`` repetitions, the layer that is unpacked, and
+    ``idle`` containers at a time."""
 
     count: int
     layer: bytes
+    idle: int = 500
 
 
 def _timed(action: Callable[[], object], count: int) -> list[float]:
@@ -105,15 +108,9 @@ def execs(client: Client, plan: Plan) -> Values:
         request.spec.type_url = PROCESS
         request.spec.value = json.dumps(oci_spec(id, ["/bin/true"])["process"]).encode()
         client.tasks.Exec(request, metadata=META, timeout=30)
-        client.tasks.Start(
-            tasks.StartRequest(container_id=id, exec_id=exec_id), metadata=META, timeout=30
-        )
+        client.start_exec(id, exec_id)
         client.wait(id, exec_id)
-        client.tasks.DeleteProcess(
-            tasks.DeleteProcessRequest(container_id=id, exec_id=exec_id),
-            metadata=META,
-            timeout=30,
-        )
+        client.delete_exec(id, exec_id)
 
     with client.sleeping(id):
         yield figures.EXEC, median(_timed(lambda: once(unique("e")), plan.count))
@@ -138,6 +135,11 @@ def memory(client: Client, plan: Plan) -> Values:
         shims = {_parent(pid) for pid in pids}
         for figure, kind in ((figures.SHIM_PSS, "Pss"), (figures.SHIM_RSS, "Rss")):
             yield figure, sum(_memory(shim, kind) for shim in shims) / plan.count
+
+
+def idle(client: Client, plan: Plan) -> Values:
+    """Many idle containers."""
+    yield from _idle.idle(client, plan.idle)
 
 
 def blobs(client: Client, plan: Plan) -> Values:
@@ -231,4 +233,8 @@ CASES: dict[str, Callable[[Client, Plan], Values]] = {
     "unpack": unpack,
     "store": store,
     "events": fanout,
+    "idle": idle,
 }
+
+UNASKED = tuple(name for name in CASES if name != "idle")
+"""What is run when no case is named; ``idle`` takes minutes."""

@@ -81,6 +81,7 @@ class Client:
     """One connection to one daemon. ``binary`` is the OCI runtime that tasks are told to use."""
 
     def __init__(self, address: str, binary: str) -> None:
+        self.address = address
         limit = [("grpc.max_receive_message_length", 64 << 20)]
         self._channel = grpc.insecure_channel(f"unix:{address}", options=limit)
         self.containers = ContainersStub(self._channel)
@@ -190,12 +191,12 @@ class Client:
         """Deletes the container record."""
         self.containers.Delete(containers.DeleteContainerRequest(id=id), metadata=META)
 
-    def start_task(self, id: str) -> int:
+    def start_task(self, id: str, stdout: str = "") -> int:
         """Creates and starts the task; answers its pid."""
         mounts = self.snapshots.Mounts(
             snapshots.MountsRequest(snapshotter=SNAPSHOTTER, key=id), metadata=META
         ).mounts
-        request = tasks.CreateTaskRequest(container_id=id, rootfs=mounts)
+        request = tasks.CreateTaskRequest(container_id=id, rootfs=mounts, stdout=stdout)
         request.options.type_url = Options.DESCRIPTOR.full_name
         request.options.value = self._options
         self.tasks.Create(request, metadata=META, timeout=60)
@@ -206,6 +207,16 @@ class Client:
         return self.tasks.Wait(
             tasks.WaitRequest(container_id=id, exec_id=exec_id), metadata=META, timeout=60
         ).exit_status
+
+    def start_exec(self, id: str, exec_id: str) -> None:
+        """Starts an exec that was added."""
+        request = tasks.StartRequest(container_id=id, exec_id=exec_id)
+        self.tasks.Start(request, metadata=META, timeout=60)
+
+    def delete_exec(self, id: str, exec_id: str) -> None:
+        """Deletes an exec that has ended, or was never started."""
+        request = tasks.DeleteProcessRequest(container_id=id, exec_id=exec_id)
+        self.tasks.DeleteProcess(request, metadata=META, timeout=60)
 
     def delete_task(self, id: str) -> None:
         """Deletes an ended task."""

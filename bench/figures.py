@@ -12,17 +12,21 @@ class Figure:
     """One row of the table.
 
     ``goal`` is the ratio ours / theirs that was agreed: at most that where less is better, at
-    least that where more is better; None where there is none."""
+    least that where more is better; ``most`` is a value that ours must not exceed, whatever theirs
+    is; None where there is none."""
 
     name: str
     unit: str
     more_is_better: bool = False
     goal: float | None = None
+    most: float | None = None
 
-    def verdict(self, ratio: float) -> str:
+    def verdict(self, ratio: float, value: float = 0.0) -> str:
         """``reached``, ``missed``, or "" without a goal."""
+        if self.most is not None and value > self.most:
+            return "missed"
         if self.goal is None:
-            return ""
+            return "" if self.most is None else "reached"
         reached = ratio >= self.goal if self.more_is_better else ratio <= self.goal
         return "reached" if reached else "missed"
 
@@ -44,6 +48,12 @@ PARALLEL = Figure("lifecycles, 8 at a time", "/s", more_is_better=True, goal=1.3
 EXEC = Figure("exec whole", "ms")
 SHIM_PSS = Figure("shim PSS per container", "KiB", goal=0.85)
 SHIM_RSS = Figure("shim RSS per container", "KiB")
+IDLE_RSS = Figure("daemon RSS per idle container", "KiB", most=30)
+IDLE_PSS = Figure("shim PSS of many idle", "KiB")
+IDLE_TASKS = Figure("List of idle tasks p50", "ms", most=10)
+IDLE_CONTAINERS = Figure("List of idle containers p50", "ms", most=10)
+IDLE_AWAKE = Figure("daemon, wakeups when idle", "/s")
+IDLE_SHIMS_AWAKE = Figure("all idle shims, wakeups", "/s")
 CONTENT_WRITE = Figure("content write", "MiB/s", more_is_better=True)
 CONTENT_READ = Figure("content read", "MiB/s", more_is_better=True)
 UNPACK = Figure("unpack of the layer", "s")
@@ -82,9 +92,12 @@ class Results:
             if theirs in medians and ours in medians and medians[theirs]:
                 ratio = medians[ours] / medians[theirs]
                 line += f" {ratio:7.2f}"
+                sign = ">=" if figure.more_is_better else "<="
+                if figure.most is not None:
+                    line += f"  <= {figure.most:g}"
                 if figure.goal is not None:
-                    sign = ">=" if figure.more_is_better else "<="
-                    line += f"  {sign} {figure.goal:.2f} {figure.verdict(ratio)}"
+                    line += f"  {sign} {figure.goal:.2f}"
+                line = f"{line} {figure.verdict(ratio, medians[ours])}".rstrip()
             lines.append(line)
         return "\n".join(lines)
 
@@ -99,6 +112,9 @@ class Results:
             for figure, by in self._values.items()
             if theirs in by
             and ours in by
-            and figure.verdict(statistics.median(by[ours]) / statistics.median(by[theirs]))
+            and figure.verdict(
+                statistics.median(by[ours]) / statistics.median(by[theirs]),
+                statistics.median(by[ours]),
+            )
             == "missed"
         ]

@@ -23,6 +23,8 @@ T = TypeVar("T")
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 
+_FEW_TIMERS = 64
+
 
 class Future(Generic[T]):
     """A result that is not there yet. Any number of tasks may await it."""
@@ -144,6 +146,7 @@ class Loop:
         self._watched: dict[int, Callable[[int], None]] = {}
         self._ready: list[Callable[[], None]] = []
         self._timers: list[Timer] = []
+        self._many_timers = _FEW_TIMERS
         self._stopped = False
 
     def soon(self, callback: Callable[[], None]) -> None:
@@ -153,8 +156,17 @@ class Loop:
     def later(self, seconds: float, callback: Callable[[], None]) -> Timer:
         """Calls back after a while, unless the timer is cancelled."""
         timer = Timer(time.monotonic() + seconds, callback)
+        if len(self._timers) >= self._many_timers:
+            self._forget_cancelled()
         heapq.heappush(self._timers, timer)
         return timer
+
+    def _forget_cancelled(self) -> None:
+        """Nearly every timer is a deadline that is cancelled; those of two minutes would pile up
+        for as long."""
+        self._timers = [timer for timer in self._timers if timer.callback is not None]
+        heapq.heapify(self._timers)
+        self._many_timers = max(_FEW_TIMERS, 2 * len(self._timers))
 
     def watch(self, fd: int, mask: int, callback: Callable[[int], None]) -> None:
         """Calls back with the epoll events of ``fd``; one watcher for each descriptor. Raises

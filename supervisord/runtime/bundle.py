@@ -74,7 +74,7 @@ class Bundle:
         path = f"{self.path}/{_RECORD}"
         try:
             with open(path + ".tmp", "w") as file:
-                json.dump(asdict(record), file)
+                file.write(json.dumps(asdict(record)))  # json.dump leaves cycles behind
             os.rename(path + ".tmp", path)
         except OSError as error:
             raise _failed(path, error) from error

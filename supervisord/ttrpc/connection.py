@@ -1,16 +1,19 @@
 """One ttrpc connection: it owns a socket, reads frames from it and writes frames to it.
 
-The client and the server derive from it. It reads into one small fixed buffer, so that an idle
-connection costs little, and lets a writer wait while the peer does not read.
+The client and the server derive from it. All connections of a thread read into one small buffer,
+which is empty again before the next one reads, so that an idle connection costs little. A writer
+is let wait while the peer does not read.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 
 from .frames import Frame, FrameReader, encode
 
 _BUFFER = 16 << 10
+_buffers = threading.local()
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -19,7 +22,6 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader()
-        self._read_buffer = memoryview(bytearray(_BUFFER))
         self._writable: asyncio.Future[None] | None = None
         self._is_lost = False
 
@@ -70,10 +72,10 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = transport
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._read_buffer
+        return _buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        for frame in self._reader.feed(self._read_buffer[:nbytes]):
+        for frame in self._reader.feed(_buffer()[:nbytes]):
             self.received(frame)
 
     def eof_received(self) -> bool:
@@ -91,3 +93,13 @@ class Connection(asyncio.BufferedProtocol):
         self._is_lost = True
         self.resume_writing()
         self.lost(error)
+
+
+def _buffer() -> memoryview:
+    """The buffer of this thread. An event loop hands it to ``buffer_updated`` before it reads for
+    anybody else."""
+    try:
+        view: memoryview = _buffers.view
+    except AttributeError:
+        view = _buffers.view = memoryview(bytearray(_BUFFER))
+    return view

@@ -120,6 +120,18 @@ def test_timers_come_in_order_and_can_be_cancelled(loop: Loop) -> None:
     assert seen == [1, 2, 3]
 
 
+def test_cancelled_timers_do_not_pile_up(loop: Loop) -> None:
+    fired: list[int] = []
+    kept = [loop.later(0.01, lambda n=n: fired.append(n)) for n in range(3)]  # type: ignore[misc]
+    for _ in range(5000):
+        loop.later(120.0, lambda: None).cancel()
+    assert len(loop._timers) <= 2 * 64
+    assert all(timer in loop._timers for timer in kept)
+    while len(fired) < 3:
+        loop.turn()
+    assert fired == [0, 1, 2]
+
+
 def test_a_failing_callback_stops_nobody(loop: Loop, capfd: pytest.CaptureFixture[str]) -> None:
     seen: list[int] = []
 

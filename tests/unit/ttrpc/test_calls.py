@@ -198,3 +198,10 @@ async def test_an_answer_that_does_not_parse(tmp_path: Path) -> None:
         await call
     theirs.close()
     await asyncio.wait_for(client.wait_closed(), 5)
+
+
+async def test_idle_connections_hold_no_buffers() -> None:
+    """What a connection reads into is everybody's; nothing of it is kept between two frames."""
+    clients = [Client(str(number)) for number in range(3)]
+    buffers = {id(client.get_buffer(-1).obj) for client in clients}
+    assert len(buffers) == 1
