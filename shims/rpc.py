@@ -43,7 +43,9 @@ from .loop import READ, WRITE, Future, Loop, Task
 
 R = TypeVar("R", bound=Message)
 Handler = Callable[[Any, Any], Coroutine[Any, Any, Message]]
-Methods = dict[tuple[str, str], tuple[Handler, type[Message]]]
+Method = tuple[Handler, type[Message]]
+Methods = dict[tuple[str, str], Method]
+Late = Callable[[str, str], Method | None]
 
 _CREDENTIALS = struct.Struct("iII")
 
@@ -163,11 +165,14 @@ class Server:
         *,
         abandonable: Sequence[str] = (),
         on_connect: Callable[[], None] = lambda: None,
+        late: Late = lambda service, method: None,
     ) -> None:
+        """``late`` finds methods that are not in ``methods``."""
         self.loop = loop
         self.methods = methods
         self.implementation = implementation
         self.abandonable = frozenset(abandonable)
+        self.late = late
         self.peers: set[_Peer] = set()
         self._listener = socket(fileno=listener)
         self._on_connect = on_connect
@@ -230,7 +235,8 @@ class _Peer(Wire):
     def _request(self, frame: Frame) -> None:
         try:
             request = ttrpc_pb2.Request.FromString(frame.data)
-            found = self._server.methods.get((request.service, request.method))
+            server, name = self._server, (request.service, request.method)
+            found = server.methods.get(name) or server.late(*name)
             if found is None:
                 raise Unimplemented(f"service {request.service}: method {request.method}")
             handler, kind = found

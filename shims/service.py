@@ -7,7 +7,7 @@ fields by name and answers with the messages of version 3.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
@@ -35,7 +35,11 @@ from .reaper import Exit, Reaper
 from .rpc import Methods, bind
 from .stdio import Wishes
 
-ABANDONABLE = ("Wait",)
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # most shims are none, and do not import it
+    from .sandbox import Sandbox
+
+ABANDONABLE = ("Wait", "WaitSandbox")
 
 _SETTLE_SECONDS = 0.5
 """How long a delete may wait for the daemon to take the events before it."""
@@ -59,11 +63,23 @@ class TaskService:
         self._shutdown = shutdown
         self._containers: dict[str, Container] = {}
         self._creating: set[str] = set()
+        self.sandbox: Sandbox | None = None
+        """The sandbox that this shim is, if it is one."""
+
+    @property
+    def containers(self) -> Mapping[str, Container]:
+        """By id."""
+        return self._containers
+
+    @property
+    def is_creating(self) -> bool:
+        """Whether a container is being made."""
+        return bool(self._creating)
 
     @property
     def idle(self) -> bool:
-        """Whether no container is held or being made."""
-        return not self._containers and not self._creating
+        """Whether no sandbox and no container is held or being made."""
+        return self.sandbox is None and not self._containers and not self._creating
 
     @property
     def over(self) -> bool:
@@ -74,7 +90,9 @@ class TaskService:
 
     @property
     def has_bundle(self) -> bool:
-        """Whether the folder of any container is still there."""
+        """Whether the folder of the sandbox or of any container is still there."""
+        if self.sandbox is not None and os.access(self.sandbox.bundle, os.F_OK):
+            return True
         return any(
             os.access(container.bundle.path, os.F_OK) for container in self._containers.values()
         )
@@ -92,6 +110,8 @@ class TaskService:
         id = request.id
         if id in self._containers or id in self._creating:
             raise AlreadyExists(f"task {id}: already exists")
+        if self.sandbox is not None:
+            self.sandbox.check()
         self._creating.add(id)
         try:
             container = await create(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from supervisord.linux import process as process_calls
 
@@ -19,9 +19,10 @@ from .create import Defaults
 from .loop import Loop
 from .publisher import Publisher
 from .reaper import Reaper, catch_signal
-from .rpc import Server
+from .rpc import Late, Method, Methods, Server
 from .service import ABANDONABLE, METHODS, TaskService
 
+_SANDBOX = "containerd.runtime.sandbox.v1.Sandbox"
 _IDLE_SECONDS = 60.0
 """A shim that was made and never used ends after this time: its daemon died meanwhile. So does
 one whose container has ended when its socket or its bundle is gone: nobody can ever ask for it."""
@@ -50,15 +51,18 @@ def main(arguments: Mapping[str, object], fds: Sequence[int]) -> None:
     namespace = str(arguments["namespace"])
     publisher = Publisher(loop, str(arguments.get("publish") or ""), namespace)
     defaults = Defaults(namespace, str(arguments["runtime"]), str(arguments["runtime_root"]))
-    service = TaskService(
-        loop, reaper, publisher, defaults, lambda: loop.soon(lambda: loop.soon(loop.stop))
-    )
+
+    def end() -> None:
+        loop.soon(lambda: loop.soon(loop.stop))
+
+    service = TaskService(loop, reaper, publisher, defaults, end)
     server = Server(
         loop,
         listener,
         METHODS,
         service,
         abandonable=ABANDONABLE,
+        late=_sandbox_methods(loop, service, end),
         on_connect=publisher.poke,
     )
     _watch_idleness(
@@ -75,6 +79,22 @@ def main(arguments: Mapping[str, object], fds: Sequence[int]) -> None:
     if arguments.get("unlink"):
         _unlink(str(arguments["address"]))
     log.debug("shim ends", id=arguments.get("id"))
+
+
+def _sandbox_methods(loop: Loop, service: TaskService, end: Callable[[], None]) -> Late:
+    """Finds the methods of the sandbox service, which are imported when the first is asked for."""
+    made: list[Methods] = []
+
+    def find(name: str, method: str) -> Method | None:
+        if name != _SANDBOX:
+            return None
+        if not made:
+            from .sandbox import methods
+
+            made.append(methods(loop, service, end))
+        return made[0].get((name, method))
+
+    return find
 
 
 def _watch_idleness(
