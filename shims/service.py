@@ -29,7 +29,7 @@ from supervisord.linux import cgroups
 from . import log, restore
 from .container import Container
 from .create import Defaults, create
-from .loop import Loop
+from .loop import Future, Loop
 from .publisher import Publisher
 from .reaper import Exit, Reaper
 from .rpc import Methods, bind
@@ -62,7 +62,7 @@ class TaskService:
         self._defaults = defaults
         self._shutdown = shutdown
         self._containers: dict[str, Container] = {}
-        self._creating: set[str] = set()
+        self._creating: dict[str, Future[None]] = {}
         self.sandbox: Sandbox | None = None
         """The sandbox that this shim is, if it is one."""
 
@@ -112,13 +112,13 @@ class TaskService:
             raise AlreadyExists(f"task {id}: already exists")
         if self.sandbox is not None:
             self.sandbox.check()
-        self._creating.add(id)
+        self._creating[id] = self._loop.future()
         try:
             container = await create(
                 self._loop, self._reaper, self._defaults, request, self._publisher.publish
             )
         finally:
-            self._creating.discard(id)
+            self._creating.pop(id).set(None)
         self._containers[id] = container
         pid = container.init.pid
         event = events_pb2.TaskCreate(
@@ -180,6 +180,9 @@ class TaskService:
         return Empty()
 
     async def Delete(self, request: Any) -> v3.DeleteResponse:
+        being_made = self._creating.get(request.id)
+        if being_made is not None:  # a daemon that has died since has begun it
+            await being_made
         container = self._container(request)
         pid = container.process(request.exec_id).pid
         exit = await container.delete(request.exec_id)

@@ -33,7 +33,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 @dataclass(frozen=True, slots=True)
 class ShimRecord:
     """What reaches a shim again. ``address`` is a socket path; ``binary`` is the executable of a
-    foreign shim, "" for ours; ``version`` that of its task service. ``pid`` and ``start_time``
+    foreign shim, "" for ours; ``version`` that of its task service; ``group`` what the container
+    shares its shim with ("" for a shim of its own, see ``groups``). ``pid`` and ``start_time``
     are 0 until known. ``init_pid`` and ``init_start`` are set once Create has succeeded: a bundle
     without them is half-made, whatever else is in it."""
 
@@ -44,6 +45,7 @@ class ShimRecord:
     start_time: int = 0
     init_pid: int = 0
     init_start: int = 0
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)

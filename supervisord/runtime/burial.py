@@ -42,8 +42,13 @@ class Burial:
         self._store = store
         self._foreign = foreign
 
-    async def end_shim(self, shim: Shim | None, record: ShimRecord) -> None:
-        """Has a shim without a container end, by force where it does not; removes its socket."""
+    async def end_shim(self, shim: Shim | None, record: ShimRecord, *, last: bool = True) -> None:
+        """Has a shim without a container end, by force where it does not; removes its socket. One
+        that holds others, because this was not its ``last``, is only let go of."""
+        if not last:
+            if shim is not None:
+                shim.close()
+            return
         if shim is not None:
             try:
                 async with asyncio.timeout(_END_SECONDS):

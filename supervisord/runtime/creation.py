@@ -15,7 +15,7 @@ from pathlib import Path
 
 from supervisord.aio.owner import TaskOwner
 from supervisord.contracts.containers import Container
-from supervisord.contracts.errors import Error, Unavailable, Unknown
+from supervisord.contracts.errors import DeadlineExceeded, Error, Unavailable, Unknown
 from supervisord.contracts.tasks import CreateTask
 from supervisord.contracts.typed import TypedValue
 from supervisord.linux import process
@@ -25,12 +25,15 @@ from .bundle import Bundle, BundleStore, ShimRecord
 from .burial import Burial
 from .checkpoint import Checkpoints
 from .foreign import ForeignLauncher
-from .launch import Launcher, Settings, listen
+from .groups import Groups, Key, SharedShim, group_of
+from .launch import Launcher, Settings, connect, listen
 from .oci import OciRuntimes
-from .shim import Shim
+from .shim import CONNECT_SECONDS, Shim
 from .task import Task
 
 log = logging.getLogger(__name__)
+
+_DELETE_SECONDS = 5.0
 
 
 class Creation:
@@ -45,6 +48,7 @@ class Creation:
         burial: Burial,
         runtimes: OciRuntimes,
         checkpoints: Checkpoints,
+        groups: Groups,
         owner: TaskOwner,
         watching: TaskOwner,
     ) -> None:
@@ -55,6 +59,7 @@ class Creation:
         self._burial = burial
         self._runtimes = runtimes
         self._checkpoints = checkpoints
+        self._groups = groups
         self._owner = owner
         self._watching = watching
 
@@ -93,17 +98,49 @@ class Creation:
         undo: AsyncExitStack,
     ) -> tuple[Shim, ShimRecord, int]:
         runtime = await self._runtimes.default()
-        record = ShimRecord(self._settings.new_address())
-        bundle = self._lay_out(namespace, container, record, undo)
-        checkpoint = await self._checkpoints.lay_out(namespace, request, options, bundle)
-        listener = listen(record.address)
-        undo.callback(listener.close)
-        client, forking = await self._launcher.launch(bundle, record.address, listener, runtime)
-        shim = Shim(client, namespace, container.id, record.version)
-        undo.push_async_callback(self._end_forked, bundle, shim, record, forking)
-        init_pid = await self._create(shim, bundle, request, options, checkpoint, forking)
-        pid = await forking
-        return shim, replace(record, pid=pid, start_time=process.start_time(pid) or 0), init_pid
+        group = group_of(container)
+        key, name = (namespace, container.id), (namespace, group or container.id)
+        async with self._groups.lock.hold(name):
+            shared = await self._join(name, key)
+            if shared is not None:
+                undo.push_async_callback(self._leave, key, *shared)
+            record = shared[0].record if shared else ShimRecord(self._settings.new_address())
+            record = replace(record, group=group)
+            bundle = self._lay_out(namespace, container, record, undo)
+            checkpoint = await self._checkpoints.lay_out(namespace, request, options, bundle)
+            if shared is None:
+                listener = listen(record.address)
+                undo.callback(listener.close)
+                launched = self._launcher.launch(bundle, record.address, listener, runtime)
+                client, forking = await launched
+                shim = Shim(client, namespace, container.id, record.version)
+                shared = self._groups.join(name, key, record, forking), shim
+            undo.push_async_callback(self._end_forked, bundle, *shared)
+        whose, shim = shared
+        init_pid = await self._create(shim, bundle, request, options, checkpoint, whose.forking)
+        await _forked(whose)
+        return shim, replace(whose.record, group=group), init_pid
+
+    async def _join(self, name: Key, key: Key) -> tuple[SharedShim, Shim] | None:
+        """The live shim of a group, if it has one, with a connection of the new member's own."""
+        shared = self._groups.find(name)
+        if shared is None:
+            return None
+        self._groups.join(name, key, shared.record)  # at once, so that nobody ends it meanwhile
+        try:
+            client = await connect(shared.record.address, CONNECT_SECONDS)
+        except (Unavailable, DeadlineExceeded) as error:
+            log.info("group %s gets another shim: %s", name[1], error)
+            self._groups.leave(key, shared.record)
+            self._groups.forget(shared)
+            return None
+        return shared, Shim(client, *key, shared.record.version)
+
+    async def _leave(self, key: Key, shared: SharedShim, shim: Shim) -> None:
+        """For a member whose bundle could not be made."""
+        if key in shared.members:
+            last = self._groups.leave(key, shared.record)
+            await self._burial.end_shim(shim, shared.record, last=last)
 
     async def _foreign_shim(
         self,
@@ -118,6 +155,7 @@ class Creation:
         checkpoint = await self._checkpoints.lay_out(namespace, request, options, bundle)
         client, record = await self._foreign.launch(binary, bundle, options, undo)
         shim = Shim(client, namespace, container.id, record.version)
+        self._groups.join(("", record.address), (namespace, container.id), record)
         undo.push_async_callback(self._end, bundle, shim, record)
         return shim, record, await self._create(shim, bundle, request, options, checkpoint, None)
 
@@ -157,20 +195,25 @@ class Creation:
 
     # Undo: none of these fails, so that none hides why the creation did ------------------
 
-    async def _end_forked(
-        self, bundle: Bundle, shim: Shim, record: ShimRecord, forking: asyncio.Task[int]
-    ) -> None:
+    async def _end_forked(self, bundle: Bundle, shared: SharedShim, shim: Shim) -> None:
         try:
-            pid = await forking
+            await _forked(shared)
         except Error:
             shim.close()  # there never was a shim
+            self._groups.leave((bundle.namespace, bundle.id), shared.record)
             return
-        record = replace(record, pid=pid, start_time=process.start_time(pid) or 0)
-        await self._end(bundle, shim, record)
+        await self._end(bundle, shim, shared.record)
 
     async def _end(self, bundle: Bundle, shim: Shim, record: ShimRecord) -> None:
         lost = shim.is_lost
-        await self._burial.end_shim(None if lost else shim, record)
+        if not lost:
+            try:
+                async with asyncio.timeout(_DELETE_SECONDS):
+                    await shim.delete()
+            except (Error, TimeoutError) as error:
+                log.debug("container %s: %s", bundle.id, error)  # as a rule, there is none
+        last = self._groups.leave((bundle.namespace, bundle.id), record)
+        await self._burial.end_shim(None if lost else shim, record, last=last)
         found = bundle.read_runtime()
         if found is not None and Path(found[1], bundle.id).exists():
             try:
@@ -179,6 +222,15 @@ class Creation:
                 log.error("container %s: %s", bundle.id, error)
 
     async def _remove(self, bundle: Bundle, address: str) -> None:
-        if address:
+        if address and not self._groups.has(address):
             Path(address).unlink(missing_ok=True)
         await self._burial.empty(self._store.discard(bundle))
+
+
+async def _forked(shared: SharedShim) -> None:
+    """Waits for the fork, whose pid every member's record names. Raises Unavailable."""
+    if shared.forking is not None:
+        pid = await asyncio.shield(shared.forking)
+        if not shared.record.pid:
+            started = process.start_time(pid) or 0
+            shared.record = replace(shared.record, pid=pid, start_time=started)

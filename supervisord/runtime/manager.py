@@ -45,6 +45,7 @@ from .burial import Burial
 from .checkpoint import Checkpoints
 from .creation import Creation
 from .foreign import ForeignLauncher
+from .groups import Groups
 from .info import runtime_info
 from .launch import Launcher, Settings
 from .oci import OciRuntimes
@@ -83,6 +84,7 @@ class TaskManager:
         self._owner = TaskOwner("tasks")  # work with an end of its own
         self._watching = TaskOwner("shims")  # what goes on for as long as a shim or a waiter
         self._orders = Orders(self._owner)
+        self._groups = Groups()
         self._store = BundleStore(settings.state)
         self._runtimes = runtimes
         self._checkpoints = Checkpoints(content, settings.state)
@@ -96,6 +98,7 @@ class TaskManager:
             self._burial,
             runtimes,
             self._checkpoints,
+            self._groups,
             self._owner,
             self._watching,
         )
@@ -104,6 +107,7 @@ class TaskManager:
             self._burial,
             foreign,
             publisher,
+            self._groups,
             self._locks,
             self._owner,
             self._watching,
@@ -221,12 +225,13 @@ class TaskManager:
         self._owner.spawn(self._clear(task, shim, trash), f"clear {task.id}")
 
     async def _clear(self, task: Task, shim: Shim, trash: str) -> None:
-        await self._burial.end_shim(shim, task.record)
+        await self._burial.end_shim(shim, task.record, last=task.was_last)
         await self._burial.empty(trash)
 
     def _forget(self, task: Task) -> None:
         if self._tasks.get(task.key) is task:
             del self._tasks[task.key]
+            task.was_last = self._groups.leave(task.key, task.record)
 
     # Processes ----------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from supervisord.contracts.typed import pack
 from .bundle import Bundle, BundleStore, ShimRecord
 from .burial import Burial
 from .foreign import ForeignLauncher
+from .groups import Groups
 from .launch import connect
 from .shim import CONNECT_SECONDS, Shim
 from .task import Ended, Task, killed
@@ -47,6 +48,7 @@ class Recovery:
         burial: Burial,
         foreign: ForeignLauncher,
         publisher: Publisher,
+        groups: Groups,
         locks: KeyedLock,
         owner: TaskOwner,
         watching: TaskOwner,
@@ -58,6 +60,7 @@ class Recovery:
         self._burial = burial
         self._foreign = foreign
         self._publisher = publisher
+        self._groups = groups
         self._locks = locks
         self._owner = owner
         self._watching = watching
@@ -76,6 +79,8 @@ class Recovery:
         )
         tasks: list[Task] = []
         for bundle, record in found:
+            if record is not None and record.address:
+                self._join(bundle, record)
             if record is not None and record.init_pid:
                 tasks.append(Task(bundle, record, self._watching))
                 continue
@@ -88,6 +93,13 @@ class Recovery:
         self._owner.spawn(self._empty_trash(), "empty trash")
         self._owner.spawn(self._end_orphans(known), "orphaned shims")
         return tasks
+
+    def _join(self, bundle: Bundle, record: ShimRecord) -> None:
+        """A foreign shim's groups are its own business, but one that two tasks share is still
+        theirs both."""
+        name = (bundle.namespace, record.group or bundle.id)
+        key = (bundle.namespace, bundle.id)
+        self._groups.join(("", record.address) if record.binary else name, key, record)
 
     async def _end_orphans(self, known: Set[str]) -> None:
         """Shims without a bundle: we died when their container was deleted and they were not yet
@@ -117,10 +129,11 @@ class Recovery:
             locked.set_result(None)
             log.info("removing half-made task %s", bundle.id)
             if record is not None:
-                await self._end_half_made(bundle, record)
+                last = self._groups.leave((bundle.namespace, bundle.id), record)
+                await self._end_half_made(bundle, record, last)
             await self._burial.empty(self._store.discard(bundle))
 
-    async def _end_half_made(self, bundle: Bundle, record: ShimRecord) -> None:
+    async def _end_half_made(self, bundle: Bundle, record: ShimRecord, last: bool) -> None:
         """A shim that is still creating refuses to end until it has created: asks again."""
         shim: Shim | None = None
         try:
@@ -131,6 +144,8 @@ class Recovery:
                     await shim.delete()
                 except (NotFound, DeadlineExceeded) as error:
                     log.debug("half-made task %s: %s", bundle.id, error)
+                if not last:
+                    break
                 await shim.shutdown()
                 try:
                     async with asyncio.timeout(0.5):
@@ -140,7 +155,8 @@ class Recovery:
                     continue
         except Error as error:
             log.debug("half-made task %s: %s", bundle.id, error)
-        await self._burial.end_shim(shim if shim and not shim.is_lost else None, record)
+        alive = shim if shim and not shim.is_lost else None
+        await self._burial.end_shim(alive, record, last=last)
         try:
             await self._burial.bury(bundle, record)
         except Error as error:
@@ -205,7 +221,8 @@ class Recovery:
         end = task.bundle.read_exit("")
         init = Exit("", end.pid, end.exit_status, end.exited_at) if end else killed(task.record)
         self._finish(task, Ended(init))
-        self._owner.spawn(self._burial.end_shim(shim, task.record), f"end shim of {task.id}")
+        ending = self._burial.end_shim(shim, task.record, last=task.was_last)
+        self._owner.spawn(ending, f"end shim of {task.id}")
 
     async def settle(self, task: Task, shim: Shim) -> None:
         """The shim has said that it knows of no such container: forgets the task if so."""
@@ -232,7 +249,7 @@ class Recovery:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
         self._publish(task, ended.init)
-        await self._burial.end_shim(None, task.record)
+        await self._burial.end_shim(None, task.record, last=task.was_last)
 
     def _finish(self, task: Task, ended: Ended) -> None:
         trash = self._store.discard(task.bundle)

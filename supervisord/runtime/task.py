@@ -49,6 +49,8 @@ class Task:
         self.record = record
         self.unclaimed: Order | None = None
         """What everybody who asked for it had left when the task was made; None once it is used."""
+        self.was_last = True
+        """Once it is over: whether its shim holds no other task."""
         self._owner = owner
         self._shim: Shim | None = None
         self._ended: Ended | None = None
