@@ -7,7 +7,7 @@ the subscription ends with an error instead of slowing anyone else down.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -42,6 +42,11 @@ class Publisher(Protocol):
 
 class Exchange(Publisher, Protocol):
     """Publisher and subscriptions."""
+
+    def attend(self, listener: Callable[[Envelope], None] | None) -> None:
+        """Has one listener called with every forwarded event, before any subscriber gets it; None
+        ends that. It must neither wait nor fail."""
+        ...
 
     def subscribe(self, filters: Sequence[str] = ()) -> AsyncIterator[Envelope]:
         """Events from now on that match any of the filters (fields ``topic``, ``namespace``,

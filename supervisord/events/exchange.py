@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from google.protobuf.message import Message
@@ -119,6 +119,7 @@ class Exchange:
         self._limit = queue
         self._subscriptions: set[Subscription] = set()
         self._missed = Missed()
+        self._listener: Callable[[Envelope], None] | None = None
         self.published = 0
         self.topics: dict[str, int] = {}
 
@@ -141,7 +142,13 @@ class Exchange:
         if envelope.timestamp <= 0:
             raise InvalidArgument("envelope timestamp: must be set on a forwarded event")
         self._missed.add(envelope)
+        if self._listener is not None:
+            self._listener(envelope)
         self._deliver(envelope)
+
+    def attend(self, listener: Callable[[Envelope], None] | None) -> None:
+        """See the contract."""
+        self._listener = listener
 
     def subscribe(self, filters: Sequence[str] = ()) -> Subscription:
         """Events from now on that match any of the filters, after those that were missed while no

@@ -16,7 +16,7 @@ from pathlib import Path
 from supervisord.aio.owner import TaskOwner
 from supervisord.contracts.containers import Container
 from supervisord.contracts.errors import DeadlineExceeded, Error, Unavailable, Unknown
-from supervisord.contracts.tasks import CreateTask
+from supervisord.contracts.tasks import CreateTask, Process, Status
 from supervisord.contracts.typed import TypedValue
 from supervisord.linux import process
 
@@ -29,6 +29,7 @@ from .groups import Groups, Key, SharedShim, group_of
 from .launch import Launcher, Settings, connect, listen
 from .oci import OciRuntimes
 from .shim import CONNECT_SECONDS, Shim
+from .sight import Sight
 from .task import Task
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,9 @@ class Creation:
             undo.pop_all()
         task = Task(bundle, record, self._watching)
         task.attach(shim)
+        if started and not binary:  # one that has ended already was told before we could listen
+            stdio = request.stdio
+            task.sight = Sight(Process(container.id, "", init_pid, Status.CREATED, stdio))
         return task
 
     async def _our_shim(

@@ -24,7 +24,7 @@ from supervisord.contracts.errors import (
     NotFound,
     Unavailable,
 )
-from supervisord.contracts.events import Publisher
+from supervisord.contracts.events import Exchange
 from supervisord.contracts.filters import Filter, parse
 from supervisord.contracts.identifiers import check_identifier
 from supervisord.contracts.images import Descriptor
@@ -46,6 +46,7 @@ from .checkpoint import Checkpoints
 from .creation import Creation
 from .foreign import ForeignLauncher
 from .groups import Groups
+from .hearing import Hearing
 from .info import runtime_info
 from .launch import Launcher, Settings
 from .oci import OciRuntimes
@@ -53,6 +54,7 @@ from .orders import Order, Orders
 from .recovery import Recovery, is_gone
 from .resources import check_resources
 from .shim import STATE_SECONDS, Shim
+from .sight import News
 from .task import Ended, Task
 
 log = logging.getLogger(__name__)
@@ -72,12 +74,13 @@ class TaskManager:
         self,
         settings: Settings,
         containers: ContainerStore,
-        publisher: Publisher,
+        exchange: Exchange,
         spawner: WorkerSpawner,
         runtimes: OciRuntimes,
         content: ContentStore | None = None,
     ) -> None:
         self._settings = settings
+        self._exchange = exchange
         self._containers = containers
         self._tasks: dict[tuple[str, str], Task] = {}
         self._locks = KeyedLock()
@@ -106,7 +109,7 @@ class TaskManager:
             self._store,
             self._burial,
             foreign,
-            publisher,
+            exchange,
             self._groups,
             self._locks,
             self._owner,
@@ -124,12 +127,14 @@ class TaskManager:
         await asyncio.to_thread(self._store.prepare)
         await asyncio.to_thread(self._settings.prepare)
         self._runtimes.begin()
+        self._exchange.attend(Hearing(self._tasks))
         for task in await self._recovery.load():
             self._tasks[task.key] = task
             self._recovery.watch(task)
 
     async def close(self) -> None:
         """Lets go of all shims."""
+        self._exchange.attend(None)
         await self._watching.close()
         await self._owner.close(grace=_CLOSE_SECONDS)
         for task in self._tasks.values():
@@ -237,7 +242,10 @@ class TaskManager:
 
     async def start(self, namespace: str, id: str, exec_id: str = "") -> int:
         """See the contract."""
-        return await (await self._shim(namespace, id)).start(exec_id)
+        shim = await self._shim(namespace, id)
+        sight = self._task(namespace, id).sight
+        with sight.refusable() if exec_id else sight.changing(News.STARTED):
+            return await shim.start(exec_id)
 
     async def delete_process(self, namespace: str, id: str, exec_id: str) -> Exit:
         """See the contract."""
@@ -249,13 +257,17 @@ class TaskManager:
     ) -> None:
         """See the contract."""
         check_identifier(exec_id, "exec_id")
-        await (await self._shim(namespace, id)).exec(exec_id, stdio, spec)
+        shim = await self._shim(namespace, id)
+        with self._task(namespace, id).sight.refusable():
+            await shim.exec(exec_id, stdio, spec)
 
     async def kill(
         self, namespace: str, id: str, signal: int, *, exec_id: str = "", all: bool = False
     ) -> None:
         """See the contract."""
-        await (await self._shim(namespace, id)).kill(signal, exec_id=exec_id, all=all)
+        shim = await self._shim(namespace, id)
+        with self._task(namespace, id).sight.refusable():
+            await shim.kill(signal, exec_id=exec_id, all=all)
 
     async def wait(self, namespace: str, id: str, exec_id: str = "") -> Exit:
         """See the contract."""
@@ -263,18 +275,24 @@ class TaskManager:
 
     async def get(self, namespace: str, id: str, exec_id: str = "") -> Process:
         """See the contract."""
-        return await (await self._shim(namespace, id)).state(exec_id)
+        shim = await self._shim(namespace, id)
+        task = self._task(namespace, id)
+        return await shim.state(exec_id) if exec_id else await _seen(task, shim)
 
     async def list(self, namespace: str) -> Sequence[Process]:
-        """See the contract."""
-        states = await asyncio.gather(*(self._state(task) for task in self._of(namespace)))
-        return [state for state in states if state is not None]
+        """See the contract. Only shims of which too little is known are asked."""
+        tasks = self._of(namespace)
+        unknown = [task for task in tasks if task.shim is None or task.sight.process is None]
+        asked = await asyncio.gather(*map(self._state, unknown))
+        answers = dict(zip(map(id, unknown), asked, strict=True))
+        found = (answers.get(id(task), task.sight.process) for task in tasks)
+        return [process for process in found if process is not None]
 
     async def _state(self, task: Task) -> Process | None:
         shim = task.shim
         if shim is not None:
             try:
-                return await shim.state()
+                return await _seen(task, shim)
             except NotFound:  # deleted meanwhile, or in an earlier run
                 self._owner.spawn(self._recovery.settle(task, shim), f"settle {task.id}")
                 return None
@@ -302,11 +320,15 @@ class TaskManager:
 
     async def pause(self, namespace: str, id: str) -> None:
         """See the contract."""
-        await (await self._shim(namespace, id)).pause()
+        shim = await self._shim(namespace, id)
+        with self._task(namespace, id).sight.changing():
+            await shim.pause()
 
     async def resume(self, namespace: str, id: str) -> None:
         """See the contract."""
-        await (await self._shim(namespace, id)).resume()
+        shim = await self._shim(namespace, id)
+        with self._task(namespace, id).sight.changing():
+            await shim.resume()
 
     async def update(self, namespace: str, id: str, resources: TypedValue) -> None:
         """See the contract."""
@@ -356,6 +378,18 @@ class TaskManager:
 
     async def _shim(self, namespace: str, id: str) -> Shim:
         return await self._task(namespace, id).reach(_REACH_SECONDS)
+
+
+async def _seen(task: Task, shim: Shim) -> Process:
+    """The state of init: what is known, else what the shim says, which is kept if it lasts."""
+    sight = task.sight
+    if sight.process is not None:
+        return sight.process
+    heard = sight.heard
+    process = await shim.state()
+    if not task.record.binary:  # what others do to their containers is not told in events
+        sight.answered(heard, process)
+    return process
 
 
 def _matches(wanted: Filter, task: Task) -> bool:

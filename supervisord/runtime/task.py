@@ -19,6 +19,7 @@ from supervisord.linux import process
 
 from .bundle import Bundle, ShimRecord
 from .shim import Shim
+from .sight import News, Sight
 
 if TYPE_CHECKING:
     from .orders import Order
@@ -51,6 +52,7 @@ class Task:
         """What everybody who asked for it had left when the task was made; None once it is used."""
         self.was_last = True
         """Once it is over: whether its shim holds no other task."""
+        self.sight = Sight()
         self._owner = owner
         self._shim: Shim | None = None
         self._ended: Ended | None = None
@@ -92,6 +94,7 @@ class Task:
     def attach(self, shim: Shim) -> None:
         """The shim is connected."""
         self._shim = shim
+        self.sight.feed(News.DOUBT)
         self._notify()
 
     def finish(self, ended: Ended) -> None:
@@ -174,7 +177,10 @@ class Task:
                 if self._ended is not None:
                     return self._ended.of(exec_id)
                 raise
-            return exit if exec_id else replace(exit, pid=self.record.init_pid)
+            if exec_id:
+                return exit
+            self.sight.ended(exit.exit_status, exit.exited_at)  # the event may come later
+            return replace(exit, pid=self.record.init_pid)
 
 
 def killed(record: ShimRecord) -> Exit:
