@@ -44,8 +44,7 @@ PLUGINS: Mapping[str, str] = {
     "io.containerd.runtime.v1.linux": "shims of the first generation are not driven",
     "io.containerd.differ.v1.erofs": "there is no such differ",
     "io.containerd.shim.v1.manager": "shims get their environment from the daemon",
-    "io.containerd.sandbox.controller.v1.shim": "there are no sandboxes yet",
-    "io.containerd.podsandbox.controller.v1.podsandbox": "there are no sandboxes yet",
+    "io.containerd.podsandbox.controller.v1.podsandbox": "there is no CRI service yet",
     "io.containerd.mount-manager.v1.bolt": "there is no mount manager",
     **{
         f"io.containerd.snapshotter.v1.{name}": "there is no such snapshotter"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from supervisord.contracts.plugins import GrpcService, PluginContext, Registration
@@ -9,7 +10,39 @@ from supervisord.contracts.plugins import GrpcService, PluginContext, Registrati
 GRPC = "io.containerd.grpc.v1"
 METADATA = "io.containerd.metadata.v1"
 GC = "io.containerd.gc.v1"
+EVENT = "io.containerd.event.v1"
+INTERNAL = "io.containerd.internal.v1"
+RUNTIME = "io.containerd.runtime.v2"
 STORE = "io.containerd.sandbox.store.v1"
+CONTROLLER = "io.containerd.sandbox.controller.v1"
+
+
+async def _shim_controller(context: PluginContext) -> Any:
+    from supervisord.runtime.sandboxes import ShimSandboxes
+
+    tasks = context.get(RUNTIME, "task")
+    sandboxes = ShimSandboxes(
+        replace(tasks.settings, state=context.state),
+        context.get(STORE, "local"),
+        tasks,
+        tasks.groups,
+        context.get(EVENT),
+        context.get(INTERNAL, "zygote"),
+        tasks.runtimes,
+    )
+    context.on_close(sandboxes.close)
+    await sandboxes.open()
+    tasks.attach(sandboxes)
+    return sandboxes
+
+
+async def _controller_service(context: PluginContext) -> Any:
+    from protos.containerd.services.sandbox.v1 import sandbox_pb2
+    from supervisord.services.sandbox_controller import SandboxControllerService
+
+    descriptor = sandbox_pb2.DESCRIPTOR.services_by_name["Controller"]
+    service = SandboxControllerService(lambda: context.all(CONTROLLER), context.get(STORE, "local"))
+    return GrpcService(descriptor, service)
 
 
 async def _store(context: PluginContext) -> Any:
@@ -26,5 +59,7 @@ async def _store_service(context: PluginContext) -> Any:
 
 REGISTRATIONS = (
     Registration(STORE, "local", _store, (METADATA, GC)),
+    Registration(CONTROLLER, "shim", _shim_controller, (RUNTIME, STORE, EVENT, INTERNAL)),
     Registration(GRPC, "sandboxes", _store_service, (STORE,)),
+    Registration(GRPC, "sandbox-controllers", _controller_service, (CONTROLLER, STORE)),
 )

@@ -12,6 +12,7 @@ import logging
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from supervisord.aio.owner import TaskOwner
 from supervisord.contracts.containers import Container
@@ -25,7 +26,7 @@ from .bundle import Bundle, BundleStore, ShimRecord
 from .burial import Burial
 from .checkpoint import Checkpoints
 from .foreign import ForeignLauncher
-from .groups import Groups, Key, SharedShim, group_of
+from .groups import SANDBOX, Groups, Key, SharedShim, group_of
 from .launch import Launcher, Settings, connect, listen
 from .oci import OciRuntimes
 from .shim import CONNECT_SECONDS, Shim
@@ -35,6 +36,15 @@ from .task import Task
 log = logging.getLogger(__name__)
 
 _DELETE_SECONDS = 5.0
+
+
+class Sandboxes(Protocol):
+    """Who knows which sandboxes take containers."""
+
+    def admit(self, namespace: str, id: str) -> bool:
+        """Whether a container shall join the shim of its sandbox, found in ``groups``; no for a
+        sandbox of which nothing is known. Raises FailedPrecondition, NotFound."""
+        ...
 
 
 class Creation:
@@ -63,6 +73,8 @@ class Creation:
         self._groups = groups
         self._owner = owner
         self._watching = watching
+        self.sandboxes: Sandboxes | None = None
+        """Asked for the shims of sandboxes, where there is a controller of them."""
 
     async def create(self, namespace: str, container: Container, request: CreateTask) -> Task:
         """The task, created and connected.
@@ -70,7 +82,8 @@ class Creation:
         Raises InvalidArgument, NotFound (runtime), Unknown (the runtime's words), Unavailable,
         ResourceExhausted; nothing is left then."""
         runtime = request.runtime_path or container.runtime.name
-        binary = names.resolve(runtime, brought=self._settings.shims)
+        sandbox = self._sandbox_of(namespace, container)
+        binary = "" if sandbox else names.resolve(runtime, brought=self._settings.shims)
         options = request.options or container.runtime.options
         async with AsyncExitStack() as undo:
             if binary:
@@ -79,7 +92,7 @@ class Creation:
                 )
             else:
                 shim, record, init_pid = await self._our_shim(
-                    namespace, container, request, options, undo
+                    namespace, container, request, options, sandbox, undo
                 )
             started = process.start_time(init_pid) or 0
             record = replace(record, init_pid=init_pid, init_start=started)
@@ -93,19 +106,29 @@ class Creation:
             task.sight = Sight(Process(container.id, "", init_pid, Status.CREATED, stdio))
         return task
 
+    def _sandbox_of(self, namespace: str, container: Container) -> str:
+        """The group of the sandbox that holds the container, whatever its runtime; "" for none.
+        Raises FailedPrecondition, NotFound."""
+        known = self.sandboxes if container.sandbox else None
+        admitted = known is not None and known.admit(namespace, container.sandbox)
+        return SANDBOX + container.sandbox if admitted else ""
+
     async def _our_shim(
         self,
         namespace: str,
         container: Container,
         request: CreateTask,
         options: TypedValue,
+        sandbox: str,
         undo: AsyncExitStack,
     ) -> tuple[Shim, ShimRecord, int]:
         runtime = await self._runtimes.default()
-        group = group_of(container)
+        group = sandbox or group_of(container)
         key, name = (namespace, container.id), (namespace, group or container.id)
         async with self._groups.lock.hold(name):
             shared = await self._join(name, key)
+            if shared is None and sandbox:
+                raise Unavailable(f"sandbox {container.sandbox}: its shim does not answer")
             if shared is not None:
                 undo.push_async_callback(self._leave, key, *shared)
             record = shared[0].record if shared else ShimRecord(self._settings.new_address())

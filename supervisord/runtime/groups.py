@@ -10,7 +10,7 @@ the shim. Nothing here is on disk: ``recovery`` joins again what it finds.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -19,6 +19,9 @@ from supervisord.contracts.containers import Container
 from supervisord.contracts.errors import InvalidArgument
 
 from .bundle import ShimRecord
+
+SANDBOX = "sandbox/"
+"""What a group's name begins with that is a sandbox: its shim is the sandbox, which ends it."""
 
 ANNOTATIONS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
 """In order of rank."""
@@ -89,7 +92,7 @@ class Groups:
         this shim."""
         shared = self._by_address.get(record.address)
         if shared is None:
-            shared = SharedShim(name, record, forking)
+            shared = SharedShim(name, replace(record, init_pid=0, init_start=0), forking)
             self._by_address[record.address] = shared
         shared.members.add(member)
         self._by_name[name] = shared
@@ -97,16 +100,17 @@ class Groups:
 
     def leave(self, member: Key, record: ShimRecord) -> bool:
         """Whether the shim has no other member: then nobody finds it any more, and the caller ends
-        it."""
+        it. A sandbox's shim is never its tasks' to end."""
+        own = not record.group.startswith(SANDBOX)
         shared = self._by_address.get(record.address)
         if shared is None:
-            return True
+            return own
         shared.members.discard(member)
         if shared.members:
             return False
         del self._by_address[record.address]
         self.forget(shared)
-        return True
+        return own
 
     def forget(self, shared: SharedShim) -> None:
         """The shim takes no new members."""

@@ -43,7 +43,7 @@ from supervisord.contracts.workers import WorkerSpawner
 from .bundle import BundleStore
 from .burial import Burial
 from .checkpoint import Checkpoints
-from .creation import Creation
+from .creation import Creation, Sandboxes
 from .foreign import ForeignLauncher
 from .groups import Groups
 from .hearing import Hearing
@@ -120,6 +120,34 @@ class TaskManager:
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+    @property
+    def settings(self) -> Settings:
+        """Where things are."""
+        return self._settings
+
+    @property
+    def runtimes(self) -> OciRuntimes:
+        """The OCI runtimes that shims are told."""
+        return self._runtimes
+
+    @property
+    def groups(self) -> Groups:
+        """Which tasks share a shim; sandboxes bring theirs."""
+        return self._groups
+
+    def attach(self, sandboxes: Sandboxes) -> None:
+        """From now on containers join the shims of their sandboxes."""
+        self._creation.sandboxes = sandboxes
+
+    def in_sandbox(self, namespace: str, sandbox: str) -> Sequence[str]:
+        """The ids of the tasks whose containers belong to a sandbox."""
+        found: list[str] = []
+        for task in self._of(namespace):
+            with suppress(NotFound):
+                if self._containers.get(namespace, task.id).sandbox == sandbox:
+                    found.append(task.id)
+        return found
 
     async def open(self) -> None:
         """Makes the folders and finds the tasks of an earlier run; returns before their shims

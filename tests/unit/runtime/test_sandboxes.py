@@ -1,0 +1,325 @@
+"""Sandboxes with real shims: their life, the tasks in them, deaths, restarts, and failures."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from supervisord.contracts.containers import Runtime
+from supervisord.contracts.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unimplemented,
+    Unknown,
+)
+from supervisord.contracts.sandboxes import CreateSandbox, Sandbox
+from supervisord.contracts.tasks import Status
+from supervisord.runtime.bundle import ShimRecord
+from supervisord.runtime.launch import Settings
+from supervisord.runtime.sandboxes import ShimSandboxes
+
+from .conftest import NS, Engine, needs_root, told, until
+
+pytestmark = needs_root
+
+RUNC = "io.containerd.runc.v2"
+POD = CreateSandbox(Sandbox("pod", Runtime(RUNC), sandboxer="shim"), annotations={"a": "b"})
+
+
+class Records:
+    """Sandbox records in memory: what the controller asks of the metadata."""
+
+    def __init__(self) -> None:
+        self.all: dict[str, Sandbox] = {}
+
+    def get(self, namespace: str, id: str) -> Sandbox:
+        if id not in self.all:
+            raise NotFound(f'sandbox "{id}": not found')
+        return self.all[id]
+
+
+class Pods:
+    """A task manager with a sandbox controller."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.records = Records()
+        self.state = str(engine.base / "pods")
+        self.shims: ShimSandboxes
+
+    @property
+    def settings(self) -> Settings:
+        return replace(self.engine.settings, state=self.state)
+
+    async def open(self) -> None:
+        self.shims = ShimSandboxes(
+            self.settings,
+            self.records,  # type: ignore[arg-type]
+            self.engine.manager,
+            self.engine.manager.groups,
+            self.engine.exchange,
+            self.engine.spawner,
+            self.engine.manager.runtimes,
+        )
+        await self.shims.open()
+        self.engine.manager.attach(self.shims)
+
+    async def restart(self) -> None:
+        await self.shims.close()
+        await self.engine.restart()
+        await self.open()
+
+    async def ready(self) -> int:
+        """Creates and starts the sandbox; answers the pid of its shim."""
+        await self.shims.create(NS, POD)
+        return (await self.shims.start(NS, "pod")).pid
+
+    async def run(self, id: str, *args: str, runtime: str = RUNC) -> int:
+        """Runs a container in the sandbox; answers the pid of init."""
+        request = self.engine.container(id, *args, runtime=runtime)
+        container = self.engine.containers.all[NS, id]
+        self.engine.containers.all[NS, id] = replace(container, sandbox="pod")
+        pid = await self.engine.manager.create(NS, request)
+        await self.engine.manager.start(NS, id)
+        return pid
+
+    def residue(self) -> list[str]:
+        found: list[str] = []
+        for pattern in ("s/*", "trash/*", "sandboxes/*/*"):
+            found += [str(path) for path in Path(self.state).glob(pattern)]
+        return found
+
+    async def clean(self) -> None:
+        assert await until(lambda: not self.residue()), self.residue()
+
+
+def shim_of(pid: int) -> int:
+    """The parent of a container's init."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+@pytest.fixture
+async def pods(engine: Engine) -> AsyncIterator[Pods]:
+    pods = Pods(engine)
+    await pods.open()
+    yield pods
+    with suppress(NotFound):
+        await pods.shims.shutdown(NS, "pod")
+    await pods.clean()
+    await pods.shims.close()
+
+
+async def test_a_life(pods: Pods) -> None:
+    shims = pods.shims
+    async with aclosing(pods.engine.exchange.subscribe(['topic~="^/sandboxes/"'])) as events:
+        await shims.create(NS, POD)
+        with pytest.raises(AlreadyExists, match="pod"):
+            await shims.create(NS, POD)
+        waiting = asyncio.create_task(shims.wait(NS, "pod"))
+        started = await shims.start(NS, "pod")
+        assert started.address.startswith(f"ttrpc+unix://{pods.state}/s/")
+        assert (started.id, started.version) == ("pod", 3)
+        with pytest.raises(FailedPrecondition):
+            await shims.start(NS, "pod")
+        status = await shims.status(NS, "pod", verbose=True)
+        assert (status.state, status.pid) == ("SANDBOX_READY", started.pid)
+        assert status.created_at == started.created_at > 0 == status.exited_at
+        assert '"a": "b"' in status.info["info"]
+        assert (await shims.platform(NS, "pod")).os == "linux"
+        assert (await shims.metrics(NS, "pod")).container_id == "pod"
+        await shims.update(NS, "pod", POD.sandbox, ["labels"])
+        assert not waiting.done()
+        await shims.stop(NS, "pod")
+        exit = await waiting
+        assert exit.exit_status == 0 and exit == await shims.wait(NS, "pod")
+        status = await shims.status(NS, "pod")
+        assert (status.state, status.exited_at) == ("SANDBOX_NOTREADY", exit.exited_at)
+        with pytest.raises(AlreadyExists):
+            await shims.create(NS, POD)
+        await shims.stop(NS, "pod")
+        await shims.shutdown(NS, "pod")
+        assert [topic for topic, _ in await told(events, 3)] == [
+            "/sandboxes/create",
+            "/sandboxes/start",
+            "/sandboxes/exit",
+        ]
+    assert await until(lambda: not Path(f"/proc/{started.pid}").exists())
+    await pods.clean()
+    with pytest.raises(NotFound):
+        await shims.shutdown(NS, "pod")
+    await pods.ready()
+
+
+async def test_what_is_unknown(pods: Pods) -> None:
+    shims = pods.shims
+    for call in (shims.start, shims.platform, shims.wait, shims.metrics, shims.shutdown):
+        with pytest.raises(NotFound, match="none"):
+            await call(NS, "none")
+    await shims.stop(NS, "none")
+    status = await shims.status(NS, "none")
+    assert (status.id, status.state) == ("none", "") and status.exited_at > 0
+    with pytest.raises(InvalidArgument):
+        await shims.create(NS, CreateSandbox(Sandbox("a/b", Runtime(RUNC))))
+    with pytest.raises(InvalidArgument, match="runtime"):
+        await shims.create(NS, CreateSandbox(Sandbox("pod")))
+    with pytest.raises(NotFound):
+        await shims.create(NS, replace(POD, netns_path="/none"))
+    await pods.clean()
+    await pods.ready()
+
+
+async def test_containers_join(pods: Pods) -> None:
+    shim = await pods.ready()
+    pids = [await pods.run(id, "sleep", "600") for id in ("a", "b")]
+    assert [shim_of(pid) for pid in pids] == [shim, shim]
+    await pods.engine.remove("a")
+    assert await until(lambda: not Path(f"/proc/{pids[0]}").exists())
+    assert (await pods.shims.status(NS, "pod")).state == "SANDBOX_READY"
+    await pods.shims.stop(NS, "pod")
+    assert (await pods.engine.manager.get(NS, "b")).status is Status.STOPPED
+    with pytest.raises(FailedPrecondition, match="has ended"):
+        await pods.run("c", "true")
+    await pods.engine.manager.delete(NS, "b")
+    assert Path(f"/proc/{shim}").exists()
+
+
+async def test_a_sandbox_takes_its_tasks_along(pods: Pods) -> None:
+    await pods.ready()
+    pid = await pods.run("a", "sleep", "600")
+    async with aclosing(pods.engine.exchange.subscribe(['topic~="(exit|delete)$"'])) as events:
+        await pods.shims.shutdown(NS, "pod")
+        topics = [topic for topic, _ in await told(events, 3)]
+    assert topics == ["/tasks/exit", "/tasks/delete", "/sandboxes/exit"]
+    assert not Path(f"/proc/{pid}").exists()
+    assert await pods.engine.manager.list(NS) == []
+
+
+async def test_only_a_record_is_no_sandbox(pods: Pods) -> None:
+    pods.records.all["pod"] = POD.sandbox
+    with pytest.raises(NotFound, match="can't find shim for sandbox pod"):
+        await pods.run("a", "true")
+    pods.records.all.clear()
+    shim = shim_of(await pods.run("a", "sleep", "600"))  # as containerd: a shim of its own
+    assert shim not in (0, 1)
+
+
+async def test_a_restart_finds_all(pods: Pods) -> None:
+    shim = await pods.ready()
+    pid = await pods.run("a", "sleep", "600")
+    await pods.restart()
+    assert (await pods.shims.status(NS, "pod")).state == "SANDBOX_READY"
+    assert shim_of(await pods.run("b", "sleep", "600")) == shim
+    await pods.engine.remove("a")
+    await pods.engine.remove("b")
+    assert not Path(f"/proc/{pid}").exists() and Path(f"/proc/{shim}").exists()
+    waiting = asyncio.create_task(pods.shims.wait(NS, "pod"))
+    await pods.shims.stop(NS, "pod")
+    exit = await waiting
+    await pods.restart()
+    assert await pods.shims.wait(NS, "pod") == exit
+    assert (await pods.shims.status(NS, "pod")).exited_at == exit.exited_at
+
+
+async def test_a_killed_shim_is_the_end(pods: Pods) -> None:
+    shim = await pods.ready()
+    waiting = asyncio.create_task(pods.shims.wait(NS, "pod"))
+    async with aclosing(pods.engine.exchange.subscribe(['topic=="/sandboxes/exit"'])) as events:
+        os.kill(shim, signal.SIGKILL)
+        exit = await asyncio.wait_for(waiting, 10)
+        [(_, event)] = await told(events, 1)
+        assert (event.sandbox_id, event.exit_status) == ("pod", 137)
+    assert exit.exit_status == 137
+    status = await pods.shims.status(NS, "pod")
+    assert (status.state, status.exited_at) == ("SANDBOX_NOTREADY", exit.exited_at)
+    await pods.restart()
+    assert await pods.shims.wait(NS, "pod") == exit
+    with pytest.raises(FailedPrecondition):
+        await pods.shims.start(NS, "pod")
+    await pods.shims.stop(NS, "pod")
+    assert await pods.ready() != shim
+
+
+async def test_a_shim_that_dies_while_nobody_looks(pods: Pods) -> None:
+    shim = await pods.ready()
+    await pods.shims.close()
+    os.kill(shim, signal.SIGKILL)
+    await pods.engine.restart()
+    async with aclosing(pods.engine.exchange.subscribe(['topic=="/sandboxes/exit"'])) as events:
+        await pods.open()
+        assert len(await told(events, 1)) == 1
+    assert (await pods.shims.wait(NS, "pod")).exit_status == 137
+
+
+async def test_the_tasks_of_a_killed_shim(pods: Pods) -> None:
+    shim = await pods.ready()
+    pid = await pods.run("a", "sleep", "600")
+    os.kill(shim, signal.SIGKILL)
+    assert (await asyncio.wait_for(pods.shims.wait(NS, "pod"), 10)).exit_status == 137
+    await pods.shims.shutdown(NS, "pod")
+    assert await until(lambda: not Path(f"/proc/{pid}").exists())
+    assert await until(lambda: len(pods.engine.manager) == 0)
+    await pods.ready()
+
+
+async def test_half_made_ones_are_removed(pods: Pods) -> None:
+    shim = await pods.ready()
+    await pods.shims.close()
+    [bundle] = Path(pods.state).glob("sandboxes/*/*")
+    record = pods.shims._creation.store.bundle(NS, "pod")
+    whole = record.read_record()
+    assert whole is not None
+    record.write_record(replace(whole, init_pid=0))
+    empty = pods.shims._creation.store.create(NS, "empty", b"")
+    bare = pods.shims._creation.store.create(NS, "bare", b"")
+    bare.write_record(ShimRecord(f"{pods.state}/s/none"))
+    await pods.engine.restart()
+    await pods.open()
+    assert await until(lambda: not Path(f"/proc/{shim}").exists())
+    assert await until(lambda: not bundle.exists() and not Path(empty.path).exists())
+    assert await until(lambda: not Path(bare.path).exists())
+    assert len(pods.shims) == 0
+    assert await pods.ready() != shim
+
+
+async def test_a_cancelled_creation_is_claimed_by_its_retry(pods: Pods) -> None:
+    creating = asyncio.create_task(pods.shims.create(NS, POD))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    creating.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await creating
+    await asyncio.gather(pods.shims.create(NS, POD), pods.shims.create(NS, POD))
+    with pytest.raises(AlreadyExists):
+        await pods.shims.create(NS, POD)
+
+
+async def test_nobody_claims_it(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisord.runtime.sandboxes.UNCLAIMED_SECONDS", 0.05)
+    creating = asyncio.create_task(pods.shims.create(NS, POD))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    creating.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await creating
+    assert await until(lambda: not pods.shims._orders and len(pods.shims) == 0)
+    await pods.clean()
+
+
+@pytest.mark.parametrize("name", ["/usr/bin/containerd-shim-runc-v2"])
+async def test_a_shim_that_knows_no_sandboxes(pods: Pods, name: str) -> None:
+    if not Path(name).exists():
+        pytest.skip(f"{name} is not installed")
+    with pytest.raises((Unimplemented, Unknown)):
+        await pods.shims.create(NS, CreateSandbox(Sandbox("pod", Runtime(name))))
+    await pods.clean()
+    await pods.ready()
