@@ -84,6 +84,8 @@ class Container:
         self.cgroup: cgroups.Cgroup | None = None
         self.private_pids = False
         """Whether init has a pid namespace of its own: its end is then everyone's."""
+        self.exec_by_hand = True
+        """Whether ``enter`` may start execs."""
         self.restore: Restore | None = None
         """Set when start means to restore a checkpoint."""
         self._oom: Oom | None = None

@@ -35,6 +35,7 @@ class Defaults:
     namespace: str
     runtime: str
     runtime_root: str
+    exec_by_hand: bool = True
 
 
 async def create(
@@ -71,6 +72,7 @@ async def create(
         publish,
         (options.io_uid, options.io_gid),
     )
+    container.exec_by_hand = defaults.exec_by_hand
     if options.shim_cgroup:
         join_cgroup(options.shim_cgroup)
     if request.checkpoint:

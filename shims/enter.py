@@ -105,7 +105,8 @@ async def enter(container: Container, description: str, streams: Streams) -> int
 
 def _possible(container: Container) -> bool:
     return (
-        container.runtime.is_runc
+        container.exec_by_hand
+        and container.runtime.is_runc
         and container.private_pids
         and container.init.exit is None
         and executable.is_read_only()

@@ -166,6 +166,7 @@ async def _runtime(context: PluginContext) -> Any:
         ttrpc_address=context.ttrpc_address,
         runtime_root=str(context.config["runtime_root"] or f"{context.state}/oci"),
         log_level=context.config["shim_log_level"],
+        exec_by_hand=context.config["exec_by_hand"],
         shims=_brought(context),
     )
     owner = TaskOwner("oci runtimes")
@@ -322,12 +323,19 @@ REGISTRATIONS = (
         "task",
         _runtime,
         (METADATA, GC, EVENT, INTERNAL, SHIM),
-        config={"oci_runtime": "", "runtime_root": "", "shim_log_level": "info"},
+        config={
+            "oci_runtime": "",
+            "runtime_root": "",
+            "shim_log_level": "info",
+            "exec_by_hand": True,
+        },
         config_help={
             "oci_runtime": "Name or path of the OCI runtime for containers that ask for none; "
             "empty for crun where it works on this machine, else runc.",
             "runtime_root": "Folder of the OCI runtimes' own state; empty for one below state.",
             "shim_log_level": "What shims write into their logs.",
+            "exec_by_hand": "Shims enter a container of runc themselves to run another process in it, "
+            "where that is all that runc would do; false calls runc always.",
         },
     ),
     Registration(

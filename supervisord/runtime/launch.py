@@ -30,7 +30,8 @@ _CONNECT_SECONDS = 5.0
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Where things are, as shims are told: the state folder, the daemon's gRPC socket and the
-    ttrpc socket that takes their events, the folder of the OCI runtimes' state, the log level;
+    ttrpc socket that takes their events, the folder of the OCI runtimes' state, the log level,
+    whether they run execs without the OCI runtime where they can;
     and the executables of the shims that plugins have brought, by runtime name."""
 
     state: str
@@ -38,6 +39,7 @@ class Settings:
     ttrpc_address: str
     runtime_root: str
     log_level: str = "info"
+    exec_by_hand: bool = True
     shims: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -126,6 +128,7 @@ class Launcher:
             "runtime": runtime,
             "runtime_root": self._settings.runtime_root,
             "log_level": self._settings.log_level,
+            "exec_by_hand": self._settings.exec_by_hand,
         }
 
         async def fork() -> int:

@@ -54,13 +54,17 @@ class Spy:
         return self._calls.read_text().count(" exec ")
 
 
-async def container(shims: ShimRoom, name: str, **process: Any) -> tuple[Shim, Spy]:
+async def container(
+    shims: ShimRoom, name: str, arguments: dict[str, object] | None = None, **process: Any
+) -> tuple[Shim, Spy]:
     spy = Spy(shims.base, name)
     content = spec("c", ("/bin/sleep", "600"))
     content["process"] |= process
     content["linux"]["cgroupsPath"] += f"-{name}"
     content["linux"]["namespaces"].append({"type": "cgroup"})
-    shim = await shims.shim("c" + name, "/bin/sleep", "600", runtime=str(spy.path))
+    shim = await shims.shim(
+        "c" + name, "/bin/sleep", "600", runtime=str(spy.path), arguments=arguments
+    )
     (shim.bundle / "config.json").write_text(json.dumps(content))
     await shim.create()
     await shim.start()
@@ -108,7 +112,7 @@ PROCESSES: dict[str, dict[str, Any]] = {
     },
     "limits": {
         "rlimits": [
-            {"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200},
+            {"type": "RLIMIT_NOFILE", "soft": 200, "hard": 200},
             {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
             {"type": "RLIMIT_STACK", "soft": 1 << 20, "hard": 1 << 63},
         ],
@@ -121,7 +125,8 @@ PROCESSES: dict[str, dict[str, Any]] = {
 async def test_a_process_cannot_tell_the_difference(shims: ShimRoom, name: str) -> None:
     (shims.rootfs / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     shims.rootfs.chmod(0o755)
-    limits = [{"type": "RLIMIT_NOFILE", "soft": 300, "hard": 400}]
+    # Soft is hard, because runc's own start may raise the one to the other.
+    limits = [{"type": "RLIMIT_NOFILE", "soft": 400, "hard": 400}]
     told = {}
     for binary in ("runc", "other"):
         shim, spy = await container(shims, binary, rlimits=limits, oomScoreAdj=77)
@@ -203,3 +208,28 @@ async def test_nothing_is_imported_from_the_container(shims: ShimRoom) -> None:
     for number in range(5):
         await run(shims, shim, f"f{number}", spec("c", ("/bin/true",))["process"])
     assert shim.fds() == fds
+
+
+async def test_it_can_be_switched_off(shims: ShimRoom) -> None:
+    shim, spy = await container(shims, "runc", {"exec_by_hand": False})
+    await run(shims, shim, "e", spec("c", ("/bin/true",))["process"])
+    assert spy.execs == 1
+
+
+@pytest.mark.parametrize(
+    "special",
+    [
+        {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}},
+        {"namespaces": [{"type": kind} for kind in ("mount", "ipc", "uts", "network")]},
+    ],
+    ids=["seccomp", "pid namespace of the host"],
+)
+async def test_special_containers_are_left_to_runc(
+    shims: ShimRoom, special: dict[str, Any]
+) -> None:
+    spy = Spy(shims.base, "runc")
+    shim = await shims.shim("special", "/bin/sleep", "600", runtime=str(spy.path), **special)
+    await shim.create()
+    await shim.start()
+    await run(shims, shim, "e", spec("c", ("/bin/true",))["process"])
+    assert spy.execs == 1
