@@ -39,7 +39,8 @@ def settle() -> None:
 def main(arguments: Mapping[str, object], fds: Sequence[int]) -> None:
     """``fds``: the listening socket and the log file. ``arguments``: ``namespace``, ``id``,
     ``publish`` (the daemon's ttrpc socket, "" for none), ``runtime``, ``runtime_root``,
-    ``log_level``, ``exec_by_hand`` (false to leave all execs to the runtime), ``address`` with ``unlink`` true where the shim owns its socket's file, and
+    ``log_level``, ``exec_by_hand`` (false to leave all execs to the runtime), ``address`` with
+    ``unlink`` true where the shim owns its socket's file, and
     ``idle_seconds`` between two looks at whether anybody still wants this shim."""
     listener, log_file = fds
     os.dup2(log_file, 2, inheritable=True)

@@ -334,8 +334,8 @@ REGISTRATIONS = (
             "empty for crun where it works on this machine, else runc.",
             "runtime_root": "Folder of the OCI runtimes' own state; empty for one below state.",
             "shim_log_level": "What shims write into their logs.",
-            "exec_by_hand": "Shims enter a container of runc themselves to run another process in it, "
-            "where that is all that runc would do; false calls runc always.",
+            "exec_by_hand": "Shims enter a container of runc themselves to run another process in "
+            "it, where that is all that runc would do; false calls runc always.",
         },
     ),
     Registration(
