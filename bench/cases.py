@@ -20,7 +20,7 @@ from statistics import median
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
-from bench import figures, layers
+from bench import figures, layers, streams
 from bench import idle as _idle
 from bench.client import META, PROCESS, Client, oci_spec, unique
 from bench.figures import Figure, quantile
@@ -142,6 +142,11 @@ def idle(client: Client, plan: Plan) -> Values:
     yield from _idle.idle(client, plan.idle)
 
 
+def stdout(client: Client, plan: Plan) -> Values:
+    """A container's output."""
+    yield from streams.stdout(client)
+
+
 def blobs(client: Client, plan: Plan) -> Values:
     """One blob of 128 MiB, written and read."""
     size = 128
@@ -229,6 +234,7 @@ CASES: dict[str, Callable[[Client, Plan], Values]] = {
     "parallel": parallel,
     "exec": execs,
     "memory": memory,
+    "stdout": stdout,
     "content": blobs,
     "unpack": unpack,
     "store": store,

@@ -193,14 +193,28 @@ class Client:
 
     def start_task(self, id: str, stdout: str = "") -> int:
         """Creates and starts the task; answers its pid."""
+        self.create_task(id, stdout=stdout)
+        return self.start(id)
+
+    def create_task(self, id: str, stdin: str = "", stdout: str = "", stderr: str = "") -> int:
+        """Creates the task, which waits to be started; answers its pid."""
         mounts = self.snapshots.Mounts(
             snapshots.MountsRequest(snapshotter=SNAPSHOTTER, key=id), metadata=META
         ).mounts
-        request = tasks.CreateTaskRequest(container_id=id, rootfs=mounts, stdout=stdout)
+        request = tasks.CreateTaskRequest(
+            container_id=id, rootfs=mounts, stdin=stdin, stdout=stdout, stderr=stderr
+        )
         request.options.type_url = Options.DESCRIPTOR.full_name
         request.options.value = self._options
-        self.tasks.Create(request, metadata=META, timeout=60)
+        return self.tasks.Create(request, metadata=META, timeout=60).pid
+
+    def start(self, id: str) -> int:
+        """Starts a task that was created; answers its pid."""
         return self.tasks.Start(tasks.StartRequest(container_id=id), metadata=META, timeout=60).pid
+
+    def kill(self, id: str) -> None:
+        """Kills all of a task."""
+        self.tasks.Kill(tasks.KillRequest(container_id=id, signal=9, all=True), metadata=META)
 
     def wait(self, id: str, exec_id: str = "") -> int:
         """The exit status, once there is one."""
@@ -235,7 +249,7 @@ class Client:
         try:
             yield pid
         finally:
-            self.tasks.Kill(tasks.KillRequest(container_id=id, signal=9, all=True), metadata=META)
+            self.kill(id)
             self.wait(id)
             self.delete_task(id)
             self.delete_container(id)

@@ -17,6 +17,7 @@ from protos.containerd.runc.v1 import options_pb2
 from protos.containerd.task.v2 import shim_pb2 as v2
 from protos.containerd.task.v3 import shim_pb2 as v3
 from protos.containerd.v1.types import task_pb2
+from protos.supervisord.shim.v1 import logs_pb2
 from supervisord.contracts.errors import (
     AlreadyExists,
     Error,
@@ -249,6 +250,11 @@ class TaskService:
             process.stdio.close_stdin()
         return Empty()
 
+    async def Reopen(self, request: Any) -> logs_pb2.ReopenResponse:
+        """Of the service for log files: goes on in new files of the same names."""
+        self._container(request).process(request.exec_id).stdio.reopen_logs()
+        return logs_pb2.ReopenResponse()
+
     async def Checkpoint(self, request: Any) -> Empty:
         container = self._container(request)
         try:
@@ -284,8 +290,9 @@ class TaskService:
 METHODS: Methods = {
     **bind(v3.DESCRIPTOR.services_by_name["Task"], TaskService),
     **bind(v2.DESCRIPTOR.services_by_name["Task"], TaskService),
+    **bind(logs_pb2.DESCRIPTOR.services_by_name["Logs"], TaskService),
 }
-"""Both versions of the service, for ``rpc.Server``."""
+"""Both versions of the service and our own for log files, for ``rpc.Server``."""
 
 
 def _cgroup(container: Container) -> cgroups.Cgroup:

@@ -1,29 +1,29 @@
 """The standard streams of one process: what the runtime gets, and where it leads.
 
-A stream leads to a FIFO of the client, to a file (``file://``), to a logging program
-(``binary://``), or nowhere. The shim stands between, so that a client or a reader that vanishes
-never reaches the container.
+A stream leads to a FIFO of the client, to a log file (``file://``, ``cri://``), to a logging
+program (``binary://``), or nowhere. The shim stands between, so that a client or a reader that
+vanishes never reaches the container.
 """
 
 # Paths stay strings: every shim would pay for pathlib with memory of its own.
-# ruff: noqa: PTH103, PTH116, PTH120
 from __future__ import annotations
 
 import os
 import stat
+import time
 from dataclasses import dataclass
 
-from supervisord.contracts.errors import Error, InvalidArgument
+from supervisord.contracts.errors import Error, FailedPrecondition, InvalidArgument, Unknown
 
 from . import log
 from .binary import BinaryLogger
 from .command import Streams
 from .console import resize
+from .logs import CriStream, LogFile, RawStream, max_line
 from .loop import Loop
 from .pump import Pump
 from .reaper import Reaper
-
-_SCHEMES = ("fifo", "file", "binary", "binary-v2")
+from .targets import Opened, Uri, kind, open_target, parse, refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +36,6 @@ class Wishes:
     terminal: bool
 
 
-def split(uri: str, field: str) -> tuple[str, str, str]:
-    """Scheme (``fifo`` for a bare path), path and query. Raises InvalidArgument."""
-    scheme, found, rest = uri.partition("://")
-    if not found:
-        return "fifo", uri, ""
-    if scheme not in _SCHEMES:
-        raise InvalidArgument(f"{field}: unknown STDIO scheme {scheme!r}")
-    path, _, query = rest.partition("?")
-    if not path.startswith("/"):
-        raise InvalidArgument(f"{field}: {uri!r} must have an absolute path")
-    return scheme, path, query
-
-
 class Stdio:
     """Opens, moves and closes the streams of one process. Nothing is left open after
     ``close``, or after an ``open`` that failed."""
@@ -59,6 +46,7 @@ class Stdio:
         self._wishes = wishes
         self._given: list[int] = []  # ends that belong to the container, closed after the spawn
         self._outputs: list[Pump] = []
+        self._files: dict[tuple[str, str], LogFile] = {}
         self._input: Pump | None = None
         self._stdin_writer = -1
         self._master = -1
@@ -73,13 +61,9 @@ class Stdio:
         wishes = self._wishes
         try:
             stdin = self._open_stdin(uid, gid) if wishes.stdin else -1
-            scheme, path, query = split(wishes.stdout, "stdout") if wishes.stdout else ("", "", "")
-            if scheme.startswith("binary"):
-                logger = BinaryLogger(self._loop, self._reaper)
-                stdout, stderr = await logger.start(
-                    path, query, id, namespace, must_report=scheme == "binary-v2"
-                )
-                self._logger = logger
+            uri = parse(wishes.stdout, "stdout") if wishes.stdout else Uri("", "", "")
+            if uri.scheme.startswith("binary"):
+                stdout, stderr = await self._start_logger(uri, id, namespace)
                 self._given += (stdout, stderr)
             else:
                 stdout = self._open_output(wishes.stdout, "stdout", uid, gid)
@@ -88,6 +72,12 @@ class Stdio:
             self.close()
             raise
         return Streams(stdin, stdout, stderr)
+
+    async def _start_logger(self, uri: Uri, id: str, namespace: str) -> tuple[int, int]:
+        self._logger = BinaryLogger(self._loop, self._reaper)
+        return await self._logger.start(
+            uri.path, uri.query, id, namespace, must_report=uri.scheme == "binary-v2"
+        )
 
     def _open_stdin(self, uid: int, gid: int) -> int:
         source = self._open_stdin_fifo()
@@ -108,11 +98,13 @@ class Stdio:
     def _open_stdin_fifo(self) -> int:
         """Its reading end. A writing end is kept too, so that a client may come and go; closing
         it (``close_stdin``) lets the last client's close be the end."""
-        _, path, _ = split(self._wishes.stdin, "stdin")
+        scheme, path, _ = parse(self._wishes.stdin, "stdin")
+        if scheme != "fifo":
+            raise InvalidArgument(f"stdin: {self._wishes.stdin!r} is no fifo")
         try:
             source = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            raise InvalidArgument(f"stdin: opening {path!r}: {error.strerror}") from error
+            raise refused("stdin", path, error) from error
         try:
             if stat.S_ISFIFO(os.fstat(source).st_mode):
                 self._stdin_writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -126,16 +118,78 @@ class Stdio:
     def _open_output(self, uri: str, field: str, uid: int, gid: int) -> int:
         if not uri:
             return -1
-        target, is_pipe = open_target(uri, field)
-        try:
-            ours, given = os.pipe2(os.O_CLOEXEC)
-        except BaseException:
-            os.close(target)
-            raise
+        ours, given = os.pipe2(os.O_CLOEXEC)
         self._given.append(given)
-        self._outputs.append(Pump(self._loop, ours, target, splice=is_pipe, later=True))
+        self._lead(ours, uri, field, terminal=False)
         os.fchown(given, uid, gid)
         return given
+
+    def _lead(self, source: int, text: str, field: str, *, terminal: bool) -> None:
+        """Makes the pump from a descriptor, which it takes, to where a URI says."""
+        try:
+            uri = parse(text, field)
+            if uri.scheme.startswith("binary"):
+                raise InvalidArgument(f"{field}: a logging program takes both streams, as stdout")
+            found = kind(uri.path, field)
+            stream, opened = None, Opened(-1, -1)
+            if stat.S_ISREG(found) or (not found and uri.scheme != "fifo"):
+                stream = self._log_stream(uri, field)
+            elif uri.scheme == "cri":
+                raise InvalidArgument(f"{field}: {uri.path!r} is no regular file")
+            else:
+                opened = open_target(uri.path, field)
+        except BaseException:
+            os.close(source)
+            raise
+        if stream is not None:
+            pump = Pump(
+                self._loop,
+                source,
+                -1,
+                sink=stream.take,
+                on_end=stream.end,
+                terminal=terminal,
+                later=not terminal,
+            )
+        else:
+            pump = Pump(
+                self._loop,
+                source,
+                opened.fd,
+                keeper=opened.keeper,
+                splice=opened.keeper >= 0 and not terminal,
+                terminal=terminal,
+                later=not terminal,
+            )
+        self._outputs.append(pump)
+
+    def _log_stream(self, uri: Uri, field: str) -> CriStream | RawStream:
+        scheme = "cri" if uri.scheme == "cri" else "file"
+        longest = max_line(uri.query, field) if scheme == "cri" else 0
+        file = self._files.get((scheme, uri.path))
+        if file is None:
+            try:
+                file = LogFile(scheme, uri.path)
+            except OSError as error:
+                raise refused(field, uri.path, error) from error
+            self._files[scheme, uri.path] = file
+        return CriStream(file, field, longest) if scheme == "cri" else RawStream(file)
+
+    def reopen_logs(self) -> None:
+        """Goes on in new files of the same names, where somebody has moved the old ones.
+
+        Raises FailedPrecondition (no log file is open), Unknown (it goes on in the old one)."""
+        files = [file for file in self._files.values() if file.is_open]
+        if not files:
+            raise FailedPrecondition("process has no open log file")
+        failed = ""
+        for file in files:
+            try:
+                file.reopen()
+            except OSError as error:
+                failed = f"reopening {file.path!r}: {error.strerror}"
+        if failed:
+            raise Unknown(failed)
 
     def given(self) -> None:
         """The process is there and has its ends: ours of them are closed, and its output moves.
@@ -165,32 +219,26 @@ class Stdio:
                     self._loop,
                     source,
                     os.dup(master),
-                    splice=False,
                     drain=False,
                     on_end=self._hang_up,
                 )
-            target = await self._terminal_target(id, namespace)
-            self._outputs.append(
-                Pump(self._loop, os.dup(master), target, splice=False, terminal=True)
-            )
+            await self._lead_terminal(id, namespace)
         except BaseException:
             self.close()
             raise
 
-    async def _terminal_target(self, id: str, namespace: str) -> int:
+    async def _lead_terminal(self, id: str, namespace: str) -> None:
         uri = self._wishes.stdout
-        if not uri:
-            return os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
-        scheme, path, query = split(uri, "stdout")
-        if not scheme.startswith("binary"):
-            return open_target(uri, "stdout")[0]
-        self._logger = BinaryLogger(self._loop, self._reaper)
-        stdout, stderr = await self._logger.start(
-            path, query, id, namespace, must_report=scheme == "binary-v2"
-        )
-        os.close(stderr)
-        os.set_blocking(stdout, False)
-        return stdout
+        if uri and (binary := parse(uri, "stdout")).scheme.startswith("binary"):
+            target, stderr = await self._start_logger(binary, id, namespace)
+            os.close(stderr)
+            os.set_blocking(target, False)
+        elif uri:
+            self._lead(os.dup(self._master), uri, "stdout", terminal=True)
+            return
+        else:
+            target = -1
+        self._outputs.append(Pump(self._loop, os.dup(self._master), target, terminal=True))
 
     def resize(self, width: int, height: int) -> None:
         """Sets the size of the terminal, if there is one."""
@@ -226,10 +274,13 @@ class Stdio:
         self.close_stdin()
 
     async def drained(self, seconds: float) -> None:
-        """Waits until all output has been handed over, at most so long."""
+        """Waits until all output has been handed over to whoever reads it, at most so long."""
+        for pump in self._outputs:
+            pump.hurry()
+        end = time.monotonic() + seconds
         for pump in self._outputs:
             try:
-                await self._loop.within(seconds, pump.done, "drain")
+                await self._loop.within(max(0.0, end - time.monotonic()), pump.done, "drain")
             except Error as error:
                 log.warning("output was left behind", error=error)
         if self._logger is not None:
@@ -248,23 +299,3 @@ class Stdio:
         if self._logger is not None:
             self._logger.kill()
             self._logger = None
-
-
-def open_target(uri: str, field: str) -> tuple[int, bool]:
-    """A descriptor to write to, and whether it is a FIFO. One of a FIFO is opened for reading
-    too: so neither does the open wait for a reader, nor does its going away break the pipe.
-
-    Raises InvalidArgument."""
-    scheme, path, _ = split(uri, field)
-    try:
-        if scheme == "file":
-            os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-            return os.open(path, flags | os.O_CLOEXEC, 0o644), False
-        if scheme == "fifo" and stat.S_ISFIFO(os.stat(path).st_mode):
-            return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC), True
-        if scheme == "fifo":
-            return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC), False
-    except OSError as error:
-        raise InvalidArgument(f"{field}: opening {path!r}: {error.strerror}") from error
-    raise InvalidArgument(f"{field}: {uri!r} is not possible here")
