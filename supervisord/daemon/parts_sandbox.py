@@ -14,6 +14,7 @@ EVENT = "io.containerd.event.v1"
 INTERNAL = "io.containerd.internal.v1"
 RUNTIME = "io.containerd.runtime.v2"
 STORE = "io.containerd.sandbox.store.v1"
+STREAMING = "io.containerd.streaming.v1"
 CONTROLLER = "io.containerd.sandbox.controller.v1"
 
 
@@ -34,6 +35,22 @@ async def _shim_controller(context: PluginContext) -> Any:
     await sandboxes.open()
     tasks.attach(sandboxes)
     return sandboxes
+
+
+async def _streams(context: PluginContext) -> Any:
+    from supervisord.streaming.manager import Streams
+
+    streams = Streams()
+    context.get(METADATA).garbage.attach(streams)
+    return streams
+
+
+async def _streaming_service(context: PluginContext) -> Any:
+    from protos.containerd.services.streaming.v1 import streaming_pb2
+    from supervisord.services.streaming import StreamingService
+
+    descriptor = streaming_pb2.DESCRIPTOR.services_by_name["Streaming"]
+    return GrpcService(descriptor, StreamingService(context.get(STREAMING, "manager")))
 
 
 async def _controller_service(context: PluginContext) -> Any:
@@ -60,6 +77,8 @@ async def _store_service(context: PluginContext) -> Any:
 REGISTRATIONS = (
     Registration(STORE, "local", _store, (METADATA, GC)),
     Registration(CONTROLLER, "shim", _shim_controller, (RUNTIME, STORE, EVENT, INTERNAL)),
+    Registration(STREAMING, "manager", _streams, (METADATA,)),
+    Registration(GRPC, "streaming", _streaming_service, (STREAMING,)),
     Registration(GRPC, "sandboxes", _store_service, (STORE,)),
     Registration(GRPC, "sandbox-controllers", _controller_service, (CONTROLLER, STORE)),
 )

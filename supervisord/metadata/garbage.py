@@ -13,11 +13,13 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import NamedTuple
 
 from protos.containerd.events import events_pb2
 from protos.containerd.services.images.v1 import images_pb2
+from supervisord.contracts.scope import Scope
+from supervisord.contracts.streams import Leased
 from supervisord.sqlite.database import Database
 
 from . import content_rows, images, leases, references, snapshot_rows
@@ -72,6 +74,11 @@ class Garbage:
         self._commits = commits
         self._removals = removals
         self._open_ingests = open_ingests
+        self._leased: list[Leased] = []
+
+    def attach(self, leased: Leased) -> None:
+        """Has what lives under leases told when they are gone."""
+        self._leased.append(leased)
 
     async def sweep(self) -> int:
         """One whole collection; answers how many records went, when their data is gone too."""
@@ -84,6 +91,9 @@ class Garbage:
             self._tell(deleted)
             if not more:
                 break
+        for leased in self._leased:
+            for scope in await asyncio.to_thread(self._without, leased.leases()):
+                await leased.expire(scope)
         await self._removals.drain(cleanup=True)
         if gone:
             log.debug("garbage collection deleted %d records", gone)
@@ -92,6 +102,19 @@ class Garbage:
     def _any(self, database: Database) -> bool:
         kept = self._open_ingests()
         return any(not _is_kept(found, kept) for found in database.read(_garbage))
+
+    def _without(self, scopes: Set[Scope]) -> list[Scope]:
+        """Those of which the lease is gone."""
+        query = "SELECT 1 FROM leases WHERE namespace = ? AND id = ?"
+
+        def look(connection: sqlite3.Connection) -> list[Scope]:
+            return [
+                scope
+                for scope in scopes
+                if connection.execute(query, (scope.namespace, scope.lease)).fetchone() is None
+            ]
+
+        return self._commits.read(look) if scopes else []
 
     def _tell(self, deleted: list[_Found]) -> None:
         for found in deleted:

@@ -277,3 +277,29 @@ async def test_a_big_heap_is_swept_in_pieces(metadata: Metadata) -> None:
 )
 def test_expiry(value: str, expected: int | None) -> None:
     assert references.expiry({PREFIX + "expire": value}, "it") == expected
+
+
+async def test_what_lives_under_a_lease_ends_with_it(metadata: Metadata) -> None:
+    class Streams:
+        def __init__(self) -> None:
+            self.held = {Scope("test", "l"), Scope("test", "kept"), Scope("other", "l")}
+
+        def leases(self) -> set[Scope]:
+            return set(self.held)
+
+        async def expire(self, scope: Scope) -> None:
+            self.held.discard(scope)
+
+    streams = Streams()
+    metadata.garbage.attach(streams)
+    for namespace, id in (("test", "l"), ("test", "kept"), ("other", "l")):
+        await metadata.leases.create(namespace, Lease(id))
+    await metadata.garbage.sweep()
+    assert len(streams.held) == 3
+    await metadata.leases.delete("test", "l", sync=True)
+    assert streams.held == {Scope("test", "kept"), Scope("other", "l")}
+    past = {"containerd.io/gc.expire": "2001-01-01T00:00:00Z"}
+    await metadata.leases.create("test", Lease("short", labels=past))
+    streams.held.add(Scope("test", "short"))
+    await metadata.garbage.sweep()
+    assert Scope("test", "short") not in streams.held

@@ -1,0 +1,1 @@
+"""Named streams between clients and services, and bytes over them."""
