@@ -1,14 +1,15 @@
 """The classic way to start a shim: as a program that containerd runs.
 
 ``containerd-shim-supervisord-v2 -namespace NS -id ID -address A [-bundle B] start|delete``, in the
-bundle's folder. ``start`` leaves a shim behind and prints where it serves: the bare address, or
-JSON with version and protocol for a daemon that says it understands version 3. ``delete`` cleans
-up after a shim that died, and prints a serialized DeleteResponse. Containers that an annotation
-puts in one group share a shim.
+bundle's folder. ``start`` leaves a shim behind and prints where it serves (see ``bootstrap``); the
+file ``address`` tells it as well. ``delete`` cleans up after a shim that died, and prints a
+serialized DeleteResponse. ``-info`` prints a RuntimeInfo. Containers that an annotation puts in one
+group share a shim.
 """
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import hashlib
 import json
@@ -18,17 +19,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from protos.containerd.task.v3 import shim_pb2 as v3
-from supervisord.contracts.errors import Error
-from supervisord.linux import mount
+from supervisord.contracts.errors import Error, Unknown
+from supervisord.linux import mount, process
 
 from . import log, worker
+from .bootstrap import Order, order
+from .zygote import adjust_oom_score
 
 _GROUPS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
-_SOCKETS = "/run/containerd/s"
+_NAME = "io.containerd.supervisord.v2"
+_MAX_INPUT = 10 << 20
 _RUNTIME = "runc"
 _RUNTIME_ROOT = "/run/containerd/runc"
 _SECONDS = 60.0
@@ -37,12 +42,23 @@ _SECONDS = 60.0
 def main() -> None:
     """The program."""
     flags, action = parse(sys.argv[1:])
+    try:
+        _run(flags, action)
+    except Error as error:
+        sys.exit(f"containerd-shim-supervisord-v2: {error.message}")
+
+
+def _run(flags: Mapping[str, str], action: str) -> None:
     if "v" in flags or "version" in flags:
         sys.stdout.write("containerd-shim-supervisord-v2\n")
+    elif "info" in flags:
+        from .info import info
+
+        sys.stdout.buffer.write(info(_NAME, _RUNTIME, _input()).SerializeToString())
     elif not flags.get("namespace") or not flags.get("id"):
         sys.exit("shim namespace and id cannot be empty")
     elif action == "start":
-        sys.stdout.write(start(flags))
+        sys.stdout.buffer.write(start(order(flags, os.environ, _input())))
         sys.stdout.flush()
     elif action == "delete":
         sys.stdout.buffer.write(delete(flags).SerializeToString())
@@ -63,36 +79,63 @@ def parse(arguments: Sequence[str]) -> tuple[dict[str, str], str]:
     return flags, rest[0] if rest else ""
 
 
-def start(flags: Mapping[str, str]) -> str:
-    """Starts a shim, or finds that of the group; answers what is printed."""
+def _input() -> bytes:
+    return sys.stdin.buffer.read(_MAX_INPUT)
+
+
+def start(order: Order) -> bytes:
+    """Starts a shim, or finds that of the group; answers what is printed. Raises Unknown."""
     bundle = Path.cwd()
     name = hashlib.sha256(
-        f"{flags.get('address', '')}/{flags['namespace']}/{_group(bundle, flags['id'])}".encode()
+        f"{order.address}/{order.namespace}/{_group(bundle, order.id)}".encode()
     ).hexdigest()
-    path = Path(_SOCKETS, name)
+    path = Path(order.sockets, name)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     address = f"unix://{path}"
-    if not _answers(str(path)):
-        path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        listener.bind(str(path))
-        path.chmod(0o600)
-        listener.listen(64)
-        log_file = os.open(bundle / "log", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
-        arguments = {
-            "namespace": flags["namespace"],
-            "id": flags["id"],
-            "address": address,
-            "publish": os.environ.get("TTRPC_ADDRESS", ""),
-            "runtime": _RUNTIME,
-            "runtime_root": _RUNTIME_ROOT,
-            "log_level": "debug" if flags.get("debug") == "true" else "info",
-            "unlink": True,
-        }
-        _fork(arguments, listener.detach(), log_file)
-    if int(os.environ.get("MAX_SHIM_VERSION", "2")) >= 3:
-        return json.dumps({"version": 3, "address": address, "protocol": "ttrpc"})
-    return address
+    with _alone(path.parent) as lock:
+        if not _answers(str(path)):
+            _start(order, path, lock)
+    draft = bundle / ".address"
+    draft.write_text(address)
+    draft.rename(bundle / "address")
+    return order.answer(address)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[int]:
+    """Two members of a group that start at the same time must not make a shim each."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield fd
+    finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        os.close(fd)
+
+
+def _start(order: Order, path: Path, lock: int) -> None:
+    if os.environ.get("SCHED_CORE"):
+        try:
+            process.schedule_apart()
+        except OSError as error:
+            raise Unknown(f"enable sched core support: {error.strerror}") from error
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    listener.bind(str(path))
+    path.chmod(0o600)
+    listener.listen(64)
+    log_file = os.open("log", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
+    arguments = {
+        "namespace": order.namespace,
+        "id": order.id,
+        "address": f"unix://{path}",
+        "publish": order.ttrpc_address,
+        "runtime": _RUNTIME,
+        "runtime_root": _RUNTIME_ROOT,
+        "log_level": "debug" if order.debug else "info",
+        "unlink": True,
+    }
+    _fork(arguments, listener.detach(), log_file, lock)
 
 
 def _group(bundle: Path, id: str) -> str:
@@ -109,7 +152,7 @@ def _answers(path: str) -> bool:
     return True
 
 
-def _fork(arguments: Mapping[str, object], listener: int, log_file: int) -> None:
+def _fork(arguments: Mapping[str, object], listener: int, log_file: int, lock: int) -> None:
     """Leaves a shim behind, which belongs to init."""
     worker.settle()
     gc.collect()
@@ -120,6 +163,7 @@ def _fork(arguments: Mapping[str, object], listener: int, log_file: int) -> None
         return
     status = 1
     try:
+        os.close(lock)
         os.setsid()
         os.chdir("/")
         os.umask(0o022)
@@ -128,6 +172,7 @@ def _fork(arguments: Mapping[str, object], listener: int, log_file: int) -> None
             os.dup2(null, fd)
         os.close(null)
         Path("/proc/self/comm").write_text("supervisord-shi")
+        adjust_oom_score()
         worker.main(arguments, (listener, log_file))
         status = 0
     except BaseException as error:

@@ -40,13 +40,16 @@ def main(arguments: Mapping[str, object], fds: Sequence[int]) -> None:
     """``fds``: the listening socket and the log file. ``arguments``: ``namespace``, ``id``,
     ``publish`` (the daemon's ttrpc socket, "" for none), ``runtime``, ``runtime_root``,
     ``log_level``, ``exec_by_hand`` (false to leave all execs to the runtime), ``address`` with
-    ``unlink`` true where the shim owns its socket's file, and
-    ``idle_seconds`` between two looks at whether anybody still wants this shim."""
+    ``unlink`` true where the shim owns its socket's file, ``idle_seconds`` between two looks at
+    whether anybody still wants this shim, and ``sched_core`` true where it is to have processor
+    cores to itself."""
     listener, log_file = fds
     os.dup2(log_file, 2, inheritable=True)
     os.close(log_file)
     log.set_level(str(arguments.get("log_level") or "info"))
     process_calls.set_subreaper()
+    if arguments.get("sched_core"):
+        process_calls.schedule_apart()
     loop = Loop()
     reaper = Reaper(loop)
     namespace = str(arguments["namespace"])
@@ -80,10 +83,10 @@ def main(arguments: Mapping[str, object], fds: Sequence[int]) -> None:
     )
     log.debug("shim serves", id=arguments.get("id"), pid=os.getpid())
     loop.run()
+    if arguments.get("unlink"):  # first: another shim may take the same address
+        _unlink(str(arguments["address"]))
     _last_events(loop, publisher)
     server.close()
-    if arguments.get("unlink"):
-        _unlink(str(arguments["address"]))
     log.debug("shim ends", id=arguments.get("id"))
 
 

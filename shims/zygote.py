@@ -199,7 +199,7 @@ def _settle(kind: str, fds: Sequence[int]) -> None:
         first = fd + 1
     os.closerange(first, _LAST_FD)
     _name(kind)
-    _adjust_oom_score()
+    adjust_oom_score()
     gc.enable()
 
 
@@ -215,7 +215,7 @@ def _write(path: str, data: bytes) -> None:
         os.close(fd)
 
 
-def _adjust_oom_score() -> None:
+def adjust_oom_score() -> None:
     """One step more likely to be killed than the daemon, as containerd has it."""
     try:
         fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)

@@ -43,7 +43,6 @@ PLUGINS: Mapping[str, str] = {
     "io.containerd.monitor.container.v1.restart": "nothing is restarted by the daemon",
     "io.containerd.runtime.v1.linux": "shims of the first generation are not driven",
     "io.containerd.differ.v1.erofs": "there is no such differ",
-    "io.containerd.shim.v1.manager": "shims get their environment from the daemon",
     "io.containerd.podsandbox.controller.v1.podsandbox": "there is no CRI service yet",
     "io.containerd.mount-manager.v1.bolt": "there is no mount manager",
     **{
@@ -60,7 +59,7 @@ PLUGINS: Mapping[str, str] = {
 PLUGIN_KEYS: Mapping[str, str] = {
     "io.containerd.metadata.v1.sqlite.no_sync": "what a client was told is on the disk",
     "io.containerd.runtime.v2.task.platforms": "containers are of this machine's platform",
-    "io.containerd.runtime.v2.task.sched_core": "core scheduling is not set",
+    "io.containerd.runtime.v2.task.socket_dir": "sockets of shims lie below state",
     "io.containerd.service.v1.tasks-service.blockio_config_file": "no block I/O classes are set",
     "io.containerd.service.v1.tasks-service.rdt_config_file": "no RDT classes are set",
     "io.containerd.snapshotter.v1.overlayfs.slow_chown": "ids are mapped by the mount",
@@ -69,6 +68,7 @@ PLUGIN_KEYS: Mapping[str, str] = {
 
 ALIASES: Mapping[str, str] = {
     "io.containerd.metadata.v1.bolt": "io.containerd.metadata.v1.sqlite",
+    "io.containerd.shim.v1.manager": "io.containerd.runtime.v2.task",
 }
 """Plugins that go by another name here."""
 

@@ -44,6 +44,7 @@ def _table(name: str, values: Mapping[str, Any], help: Mapping[str, str]) -> lis
     nested: list[str] = []
     for key, value in values.items():
         if isinstance(value, Mapping):
+            nested += [f"# {help[key]}"] if help.get(key) else []
             nested += _table(f"{name}.{_key(key)}", value, {})
             continue
         if help.get(key):

@@ -44,6 +44,11 @@ def _parser() -> argparse.ArgumentParser:
     actions = config.add_subparsers(dest="action", metavar="ACTION", required=True)
     actions.add_parser("default", help="a commented default", parents=[common])
     actions.add_parser("dump", help="what is in force, with file and flags", parents=[common])
+    publish = commands.add_parser(
+        "publish", help="send an event, read from standard input, to the daemon", parents=[common]
+    )
+    publish.add_argument("--namespace", metavar="NAME", default="", help="namespace of the event")
+    publish.add_argument("--topic", metavar="TOPIC", default="", help="such as /tasks/exit")
     return parser
 
 
@@ -77,6 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"supervisord: {error}", file=sys.stderr)
         return 1
+    if getattr(arguments, "command", "") == "publish":
+        from .publish import publish
+
+        return publish(config.address, arguments.namespace, arguments.topic)
     if getattr(arguments, "action", "") == "dump":
         from .config_text import plain
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from supervisord.contracts.errors import NotFound, Unavailable
+from supervisord.contracts.errors import InvalidArgument, NotFound, Unavailable
 from supervisord.contracts.plugins import PluginContext, Registration, SkipPlugin
 
 if TYPE_CHECKING:
@@ -167,7 +168,8 @@ async def _runtime(context: PluginContext) -> Any:
         runtime_root=str(context.config["runtime_root"] or f"{context.state}/oci"),
         log_level=context.config["shim_log_level"],
         exec_by_hand=context.config["exec_by_hand"],
-        shims=_brought(context),
+        shims={**_brought(context), **_named(context.config["runtimes"])},
+        shim_env=_environment(context.config),
     )
     owner = TaskOwner("oci runtimes")
     context.on_close(owner.close)
@@ -189,14 +191,37 @@ async def _runtime(context: PluginContext) -> Any:
 def _brought(context: PluginContext) -> dict[str, str]:
     """The shims that other packages have brought: the plugin's id is the runtime's name, its
     instance the path of the executable. One that cannot be run is left out."""
+    from supervisord.runtime.names import OURS
+
     shims: dict[str, str] = {}
     for name, instance in context.all(SHIM).items():
         path = str(instance)
-        if Path(path).is_absolute() and os.access(path, os.X_OK):
+        if name in OURS:
+            log.warning("shim not used: the name is the daemon's own", extra={"shim": name})
+        elif Path(path).is_absolute() and os.access(path, os.X_OK):
             shims[name] = path
         else:
             log.warning("shim is no executable", extra={"plugin": f"{SHIM}.{name}", "path": path})
     return shims
+
+
+def _named(runtimes: Mapping[str, Any]) -> dict[str, str]:
+    """The shims that the configuration names. Raises InvalidArgument."""
+    for name, path in runtimes.items():
+        if not isinstance(path, str) or not path.startswith("/"):
+            raise InvalidArgument(f"runtimes.{name}: must be the absolute path of a shim: {path!r}")
+    return dict(runtimes)
+
+
+def _environment(config: Mapping[str, Any]) -> dict[str, str]:
+    """What shims get besides the daemon's own environment. Raises InvalidArgument."""
+    values = {"SCHED_CORE": "1"} if config["sched_core"] else {}
+    for entry in config["env"]:
+        name, found, value = entry.partition("=")
+        if not name or not found:
+            raise InvalidArgument(f"env: must be NAME=VALUE: {entry!r}")
+        values[name] = value
+    return values
 
 
 async def _walking(context: PluginContext) -> Any:
@@ -328,6 +353,9 @@ REGISTRATIONS = (
             "runtime_root": "",
             "shim_log_level": "info",
             "exec_by_hand": True,
+            "env": [],
+            "sched_core": False,
+            "runtimes": {},
         },
         config_help={
             "oci_runtime": "Name or path of the OCI runtime for containers that ask for none; "
@@ -336,6 +364,11 @@ REGISTRATIONS = (
             "shim_log_level": "What shims write into their logs.",
             "exec_by_hand": "Shims enter a container of runc themselves to run another process in "
             "it, where that is all that runc would do; false calls runc always.",
+            "env": "Further environment of shims, as NAME=VALUE.",
+            "sched_core": "Whether no two shims, with what they run, may be on the same processor "
+            "core at a time (core scheduling).",
+            "runtimes": "Executables of shims by runtime name; io.containerd.runc.v2 is the "
+            "daemon's own shim unless it is here.",
         },
     ),
     Registration(

@@ -12,6 +12,9 @@ from pathlib import Path
 from . import syscalls
 
 _PR_SET_PDEATHSIG = 1
+_PR_SCHED_CORE = 62
+_PR_SCHED_CORE_CREATE = 1
+_PR_SCHED_CORE_THREAD_GROUP = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _LAST_FD = (1 << 32) - 1
@@ -33,6 +36,13 @@ def set_name(name: str) -> None:
 def set_parent_death_signal(number: int) -> None:
     """The signal that this process gets when the thread that forked it ends (0 for none)."""
     syscalls.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+
+
+def schedule_apart() -> None:
+    """Gives this process, and all that it starts from now on, a core scheduling cookie of its own:
+    no other process runs beside it on a processor core. Raises OSError (EINVAL, ENODEV) where the
+    kernel or the processor has no core scheduling."""
+    syscalls.prctl(_PR_SCHED_CORE, _PR_SCHED_CORE_CREATE, 0, _PR_SCHED_CORE_THREAD_GROUP, 0)
 
 
 def pidfd_open(pid: int) -> int:

@@ -79,6 +79,14 @@ class Burial:
         finally:
             os.close(pidfd)
 
+    async def end_foreign(
+        self, shim: Shim, bundle: Bundle, record: ShimRecord, *, last: bool
+    ) -> None:
+        """What follows the deletion of a foreign shim's container, while the bundle is there: its
+        program cleans up as well, for all that the shim itself does not."""
+        await self.end_shim(shim, record, last=last)
+        await self._delete_by_shim(bundle, record)
+
     async def empty(self, trash: str) -> None:
         """Removes a discarded bundle for good; a failure is logged, and the next start of the
         daemon tries again."""

@@ -83,7 +83,7 @@ class Creation:
         ResourceExhausted; nothing is left then."""
         runtime = request.runtime_path or container.runtime.name
         sandbox = self._sandbox_of(namespace, container)
-        binary = "" if sandbox else names.resolve(runtime, brought=self._settings.shims)
+        binary = "" if sandbox else names.resolve(runtime, named=self._settings.shims)
         options = request.options or container.runtime.options
         async with AsyncExitStack() as undo:
             if binary:

@@ -1,33 +1,28 @@
 """Starts shims of other makers, the way containerd does.
 
 ``BINARY -namespace NS -address GRPC -publish-binary P -id ID start`` runs in the bundle, is told
-the rest by its environment, gets the runtime's options as an ``Any`` on its standard input (which
-shims of all ages understand), and prints where it listens: a BootstrapResult message, JSON, or a
-bare address. ``... -bundle PATH delete`` cleans up after a dead shim and prints
-a DeleteResponse. A shim writes its log to the FIFO ``log`` in the bundle.
+the rest by its environment and standard input, and prints where it listens (see ``bootstrap``).
+``... -bundle PATH delete`` cleans up after a shim, dead or not, and prints a DeleteResponse. A shim
+writes its log to the FIFO ``log`` in the bundle, and finds a folder ``work`` there.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
+import shutil
 import sys
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from pathlib import Path
 
-from google.protobuf.any_pb2 import Any
-from google.protobuf.message import DecodeError
-
-from protos.containerd.runtime.bootstrap.v1 import bootstrap_pb2
 from supervisord.aio.owner import TaskOwner
-from supervisord.contracts.errors import Error, Unimplemented, Unknown
+from supervisord.contracts.errors import Error, NotFound, Unimplemented, Unknown
 from supervisord.contracts.typed import TypedValue
 from supervisord.linux import fifo, process
 from supervisord.ttrpc.client import Client
 
-from . import command
+from . import bootstrap, command
 from .bundle import Bundle, ShimRecord
 from .launch import Settings, connect
 from .shim import Shim
@@ -35,46 +30,18 @@ from .shim import Shim
 log = logging.getLogger(__name__)
 
 _START_SECONDS = 60.0
-_NEWEST = 3
+_CONNECT_SECONDS = 10.0
+_OLDEST = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a started shim listens, and the version of its task service."""
-
-    address: str
-    version: int
-
-
-def parse_start(output: bytes) -> Endpoint:
-    """What a shim printed at its start. Raises Unimplemented for a protocol or version that we
-    do not speak, Unknown for no address."""
-    version, address, protocol = 2, output.decode(errors="replace").strip(), "ttrpc"
-    try:
-        message = bootstrap_pb2.BootstrapResult.FromString(output)
-    except DecodeError:
-        message = bootstrap_pb2.BootstrapResult()
-    if message.address and message.version:
-        version, address = message.version, message.address
-        protocol = message.protocol or "ttrpc"
-    else:
-        try:
-            values = json.loads(output)
-        except ValueError:
-            values = None
-        if isinstance(values, dict) and int(values.get("version", 0)) >= 2:
-            version = int(values["version"])
-            address = str(values.get("address", ""))
-            protocol = str(values.get("protocol", "ttrpc"))
-    if version > _NEWEST:
-        raise Unimplemented(f"unsupported shim version ({version})")
-    if protocol != "ttrpc":
-        raise Unimplemented(f"shim protocol {protocol!r} is not supported")
-    if not address:
-        raise Unknown("the shim printed no address")
-    if not address.startswith("unix://"):
-        address = "@" + address.removeprefix("@") if not address.startswith("/") else address
-    return Endpoint(address.removeprefix("unix://"), version)
+def publisher() -> str:
+    """The program that shims call to publish an event: this daemon's, as it was called or as it
+    was installed; "" if there is none."""
+    called = Path(sys.argv[0]).absolute()
+    if called.is_file() and os.access(called, os.X_OK):
+        return str(called)
+    installed = Path(sys.executable).with_name("supervisord")
+    return str(installed) if installed.is_file() else shutil.which("supervisord") or ""
 
 
 class ForeignLauncher:
@@ -83,6 +50,9 @@ class ForeignLauncher:
     def __init__(self, settings: Settings, owner: TaskOwner) -> None:
         self._settings = settings
         self._owner = owner
+        self._publisher = publisher()
+        self._newer: set[tuple[str, int]] = set()
+        """Programs, by path and time of change, that want parameters at their start."""
 
     async def launch(
         self, binary: str, bundle: Bundle, options: TypedValue, undo: AsyncExitStack
@@ -91,6 +61,7 @@ class ForeignLauncher:
 
         Raises Unknown (its own words), Unimplemented, Unavailable, DeadlineExceeded."""
         bundle.write_record(ShimRecord("", binary=binary))
+        Path(bundle.path, "work").mkdir(0o711, exist_ok=True)
         self.read_log(bundle)
 
         async def clean_up() -> None:
@@ -100,30 +71,44 @@ class ForeignLauncher:
                 log.warning("container %s: %s", bundle.id, error)
 
         undo.push_async_callback(clean_up)
-        stdin = Any(type_url=options.type_url, value=options.value).SerializeToString()
-        result = await self.run(binary, bundle, "start", stdin, _START_SECONDS)
-        endpoint = parse_start(result.stdout)
-        record = ShimRecord(endpoint.address, endpoint.version, binary)
-        bundle.write_record(record)
-        client = await connect(endpoint.address, 10.0)
+        endpoint = await self._start(binary, bundle, options)
+        bundle.write_record(ShimRecord(endpoint.address, endpoint.version, binary))
+        client = await connect(endpoint.address, _CONNECT_SECONDS)
         undo.callback(client.close)
-        shim = Shim(client, bundle.namespace, bundle.id, endpoint.version)
-        pid, _ = await shim.connect()
-        return client, ShimRecord(
-            endpoint.address, endpoint.version, binary, pid, process.start_time(pid) or 0
-        )
+        version, pid = await _introduce(client, bundle, endpoint.version)
+        started = process.start_time(pid) or 0
+        return client, ShimRecord(endpoint.address, version, binary, pid, started)
+
+    async def _start(self, binary: str, bundle: Bundle, options: TypedValue) -> bootstrap.Endpoint:
+        """Starts the shim with the input that it wants. One that gets the wrong one refuses before
+        it has done anything."""
+        age = await asyncio.to_thread(_time_of_change, binary)
+        params = bootstrap.params(self._settings, bundle, options, self._publisher)
+        if (binary, age) not in self._newer:
+            stdin = bootstrap.options(options)
+            result = await self._run(binary, bundle, "start", stdin, _START_SECONDS)
+            if not result.status or not bootstrap.wants_params(result.last_words):
+                return bootstrap.parse(_checked(binary, "start", result).stdout)
+        result = await self.run(binary, bundle, "start", params, _START_SECONDS)
+        self._newer.add((binary, age))
+        return bootstrap.parse(result.stdout)
 
     async def run(
         self, binary: str, bundle: Bundle, action: str, stdin: bytes, seconds: float
     ) -> command.Result:
         """One run of the executable. Raises Unknown with its last words, NotFound,
         DeadlineExceeded."""
+        return _checked(binary, action, await self._run(binary, bundle, action, stdin, seconds))
+
+    async def _run(
+        self, binary: str, bundle: Bundle, action: str, stdin: bytes, seconds: float
+    ) -> command.Result:
         settings = self._settings
         argv = [
             binary,
             *("-namespace", bundle.namespace),
             *("-address", settings.address),
-            *("-publish-binary", sys.argv[0]),
+            *("-publish-binary", self._publisher),
             *("-id", bundle.id),
         ]
         if action == "delete":
@@ -137,19 +122,47 @@ class ForeignLauncher:
             "TTRPC_ADDRESS": settings.ttrpc_address,
             "GRPC_ADDRESS": settings.address,
             "NAMESPACE": bundle.namespace,
+            **settings.shim_env,
         }
-        result = await command.run(
+        return await command.run(
             [*argv, action], seconds=seconds, stdin=stdin, cwd=bundle.path, env=env
         )
-        if result.status:
-            raise Unknown(f"shim {binary!r} {action}: {result.last_words}")
-        return result
 
     def read_log(self, bundle: Bundle) -> None:
         """Takes what the shim logs into our log, for as long as it keeps its FIFO open."""
         path = f"{bundle.path}/log"
         fifo.make(path)
         self._owner.spawn(_copy_log(fifo.open_read(path), bundle.id), f"log {bundle.id}")
+
+
+def _checked(binary: str, action: str, result: command.Result) -> command.Result:
+    """Raises Unknown with the last words of a run that failed."""
+    if result.status:
+        raise Unknown(f"shim {binary!r} {action}: {result.last_words}")
+    return result
+
+
+def _time_of_change(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns  # noqa: PTH116
+    except OSError as error:
+        raise NotFound(f"{path}: {error.strerror}") from error
+
+
+async def _introduce(client: Client, bundle: Bundle, version: int) -> tuple[int, int]:
+    """The version of the task service that a shim really has, and its pid (0 where it does not
+    tell). A pod's shim may be older than the program that answers for it."""
+    while True:
+        shim = Shim(client, bundle.namespace, bundle.id, version)
+        try:
+            pid, _ = await shim.connect()
+            return version, pid
+        except Unimplemented:
+            if version <= _OLDEST:
+                raise
+            version -= 1
+        except NotFound:  # of a container that is not yet made
+            return version, 0
 
 
 async def _copy_log(fd: int, id: str) -> None:

@@ -35,7 +35,7 @@ _SECONDS = 10.0
 async def runtime_info(
     options: TypedValue, runtimes: OciRuntimes, shims: Mapping[str, str] | None = None
 ) -> TypedValue:
-    """A RuntimeInfo for a RuntimeRequest; ``shims`` has what plugins have brought.
+    """A RuntimeInfo for a RuntimeRequest; ``shims`` has executables by runtime name.
 
     Raises Unimplemented (another type of request), InvalidArgument, NotFound, Unknown."""
     if options.type_url.rpartition("/")[2] != _REQUEST:
@@ -45,7 +45,7 @@ async def runtime_info(
     except DecodeError as error:
         raise InvalidArgument(f"options: no {_REQUEST}: {error}") from error
     runtime = request.runtime_path or _DEFAULT
-    binary = names.resolve(runtime, brought=shims)
+    binary = names.resolve(runtime, named=shims)
     if binary:
         return await _foreign(binary, request.options)
     info = types_pb2.RuntimeInfo(

@@ -31,8 +31,9 @@ _CONNECT_SECONDS = 5.0
 class Settings:
     """Where things are, as shims are told: the state folder, the daemon's gRPC socket and the
     ttrpc socket that takes their events, the folder of the OCI runtimes' state, the log level,
-    whether they run execs without the OCI runtime where they can;
-    and the executables of the shims that plugins have brought, by runtime name."""
+    whether they run execs without the OCI runtime where they can; the executables of the shims that
+    the configuration names or plugins have brought, by runtime name; and what is added to the
+    environment of shims."""
 
     state: str
     address: str
@@ -41,6 +42,7 @@ class Settings:
     log_level: str = "info"
     exec_by_hand: bool = True
     shims: Mapping[str, str] = field(default_factory=dict)
+    shim_env: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def sockets(self) -> str:
@@ -129,6 +131,7 @@ class Launcher:
             "runtime_root": self._settings.runtime_root,
             "log_level": self._settings.log_level,
             "exec_by_hand": self._settings.exec_by_hand,
+            "sched_core": bool(self._settings.shim_env.get("SCHED_CORE")),
         }
 
         async def fork() -> int:

@@ -245,10 +245,17 @@ class TaskManager:
         try:
             exit = await shim.delete()
         except NotFound:
+            await self._end_foreign(task, shim)
             self._release(task, shim, Ended(Exit("", task.record.init_pid, 255, 0)))
             raise
+        await self._end_foreign(task, shim)
         self._release(task, shim, Ended(exit))
         return exit
+
+    async def _end_foreign(self, task: Task, shim: Shim) -> None:
+        if task.record.binary:
+            last = self._groups.leave(task.key, task.record)
+            await self._burial.end_foreign(shim, task.bundle, task.record, last=last)
 
     def _release(self, task: Task, shim: Shim, ended: Ended) -> None:
         """The container is gone: its name is free at once, the rest follows behind the answer."""

@@ -59,7 +59,7 @@ class SandboxCreation:
 
         Raises InvalidArgument, NotFound (runtime), Unimplemented (a shim that knows none),
         Unavailable, ResourceExhausted, Unknown; nothing is left then."""
-        binary = names.resolve(wanted.sandbox.runtime.name, brought=self._settings.shims)
+        binary = names.resolve(wanted.sandbox.runtime.name, named=self._settings.shims)
         async with AsyncExitStack() as undo:
             if binary:
                 shim, record = await self._foreign_shim(binary, namespace, wanted, undo)

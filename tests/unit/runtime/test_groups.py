@@ -51,9 +51,11 @@ def test_the_last_one_leaves() -> None:
     assert groups.leave(two, shim)
 
 
-def member(engine: Engine, id: str, *args: str, group: str = "pod") -> CreateTask:
+def member(
+    engine: Engine, id: str, *args: str, group: str = "pod", runtime: str = "io.containerd.runc.v2"
+) -> CreateTask:
     """A container of a group, to be created."""
-    request = engine.container(id, *args)
+    request = engine.container(id, *args, runtime=runtime)
     container = engine.containers.all[NS, id]
     spec = {**json.loads(container.spec.value), "annotations": {RUNC_GROUP: group}}
     value = replace(container.spec, value=json.dumps(spec).encode())

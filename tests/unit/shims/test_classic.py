@@ -9,12 +9,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from google.protobuf.any_pb2 import Any as Payload
 from google.protobuf.empty_pb2 import Empty
 
+from protos.containerd.runc.v1 import options_pb2
+from protos.containerd.runtime.bootstrap.v1 import bootstrap_pb2
 from protos.containerd.task.v3 import shim_pb2 as v3
+from protos.containerd.types import types_pb2
 from shims.main import parse
+from supervisord import __version__
 from supervisord.linux import mount
 from supervisord.ttrpc.client import Client
 
@@ -25,17 +31,20 @@ pytestmark = needs_root
 ROOT = str(Path(__file__).parents[3])
 
 
-def program(room: ShimRoom, bundle: Path, *arguments: str, **environment: str) -> bytes:
+def program(
+    room: ShimRoom, bundle: Path, *arguments: str, stdin: bytes = b"", **environment: str
+) -> bytes:
     """Runs the program in a bundle and answers what it prints."""
     code = (
-        f"import shims.main as m; m._SOCKETS = {str(room.base)!r}; "
-        f"m._RUNTIME_ROOT = {str(room.base / 'rt')!r}; m.main()"
+        f"import shims.bootstrap as b; b.SOCKETS = {str(room.base)!r}; "
+        f"import shims.main as m; m._RUNTIME_ROOT = {str(room.base / 'rt')!r}; m.main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "-namespace", "ns", "-address", "/d.sock", *arguments],
         cwd=bundle,
         env={**os.environ, "PYTHONPATH": ROOT, **environment},
         stdout=subprocess.PIPE,
+        input=stdin,
         timeout=30,
         check=True,
     )
@@ -48,8 +57,10 @@ class Classic(Shim):
     async def open(self) -> None:
         room = self.room
         arguments = ("-id", self.id, "start")
-        environment = {"TTRPC_ADDRESS": room.events.path}
-        printed = await asyncio.to_thread(program, room, self.bundle, *arguments, **environment)
+        publish = room.events.path
+        printed = await asyncio.to_thread(
+            program, room, self.bundle, *arguments, TTRPC_ADDRESS=publish
+        )
         self.address = printed.decode().removeprefix("unix://")
         await self.connect()
 
@@ -99,6 +110,125 @@ async def test_a_second_start_finds_the_first(classic: Classic) -> None:
         "protocol": "ttrpc",
     }
     await classic.end()
+
+
+def params(room: ShimRoom, id: str, **more: Any) -> bytes:
+    """What containerd 2.3 writes to a shim."""
+    return bootstrap_pb2.BootstrapParams(
+        instance_id=id,
+        namespace="ns",
+        containerd_version="2.3.0",
+        containerd_grpc_address="/d.sock",
+        containerd_ttrpc_address=room.events.path,
+        containerd_binary="/bin/false",
+        **more,
+    ).SerializeToString()
+
+
+async def test_started_by_bootstrap_parameters(shims: ShimRoom) -> None:
+    """As containerd 2.3 does it: all that counts is on standard input."""
+    shim = Classic(shims, "boot", spec("boot", ["/bin/sh", "-c", "exit 5"]), "runc")
+    shims.shims.append(shim)
+    sockets = shims.base / "sockets"
+    stdin = params(shims, "boot", socket_dir=str(sockets), log_level="LOG_LEVEL_DEBUG")
+    printed = await asyncio.to_thread(
+        program, shims, shim.bundle, "-id", "boot", "start", stdin=stdin, MAX_SHIM_VERSION="2"
+    )
+    result = bootstrap_pb2.BootstrapResult.FromString(printed)
+    assert (result.version, result.protocol) == (3, "ttrpc")
+    shim.address = result.address.removeprefix("unix://")
+    assert Path(shim.address).parent == sockets
+    assert (shim.bundle / "address").read_text() == result.address
+    await shim.connect()
+    await shim.create()
+    await shim.start()
+    assert await shim.wait() == 5
+    await shim.delete()
+    await shims.events.until("/tasks/delete")
+    await shim.end()
+
+
+async def test_options_are_no_parameters(classic: Classic) -> None:
+    """Older daemons write the runtime's options, which parse as parameters of another shim."""
+    options = options_pb2.Options(binary_name="runc")
+    for stdin in (
+        Payload(type_url="containerd.runc.v1.Options", value=options.SerializeToString()),
+        bootstrap_pb2.BootstrapParams(instance_id="other", namespace="ns"),
+    ):
+        printed = await asyncio.to_thread(
+            program,
+            classic.room,
+            classic.bundle,
+            *("-id", "classic", "start"),
+            stdin=stdin.SerializeToString(),
+        )
+        assert printed.decode() == f"unix://{classic.address}"
+    await classic.end()
+
+
+async def test_members_that_start_at_once_share_a_shim(shims: ShimRoom) -> None:
+    """Their sockets have the name of the group, whoever makes it."""
+    members = [Classic(shims, f"m{n}", spec(f"m{n}", ["/bin/true"]), "runc") for n in range(4)]
+    for shim in members:
+        config = json.loads((shim.bundle / "config.json").read_bytes())
+        config["annotations"] = {"io.containerd.runc.v2.group": "pod"}
+        (shim.bundle / "config.json").write_text(json.dumps(config))
+    shims.shims.extend(members)
+    await asyncio.gather(*(shim.open() for shim in members))
+    assert len({shim.pid for shim in members}) == 1
+    for shim in members:
+        await shim.create()
+        await shim.start()
+        assert await shim.wait() == 0
+    for shim in members[1:]:
+        await shim.delete()
+        await shim.call("Shutdown", Empty)
+        assert Path(shim.address).exists()
+    await members[0].delete()
+    await members[0].end()
+
+
+async def test_what_it_can_do(shims: ShimRoom) -> None:
+    options = options_pb2.Options(binary_name="/usr/sbin/runc")
+    asked = Payload(type_url="containerd.runc.v1.Options", value=options.SerializeToString())
+    printed = await asyncio.to_thread(
+        program, shims, shims.base, "-info", stdin=asked.SerializeToString()
+    )
+    info = types_pb2.RuntimeInfo.FromString(printed)
+    assert info.name == "io.containerd.supervisord.v2"
+    assert info.version.version == f"v{__version__}"
+    assert info.options == asked
+
+
+def test_cores_of_its_own_or_a_clear_word(shims: ShimRoom) -> None:
+    bundle = shims.base / "sched"
+    bundle.mkdir()
+    (bundle / "config.json").write_text("{}")
+    arguments = [sys.executable, "-m", "shims.main", "-namespace", "ns", "-id", "sched"]
+    stdin = bootstrap_pb2.BootstrapParams(
+        instance_id="sched", namespace="ns", socket_dir=str(shims.base)
+    )
+    done = subprocess.run(
+        [*arguments, "start"],
+        cwd=bundle,
+        env={**os.environ, "PYTHONPATH": ROOT, "SCHED_CORE": "1"},
+        input=stdin.SerializeToString(),
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    if done.returncode:
+        assert b"enable sched core support: " in done.stderr
+        return
+    address = bootstrap_pb2.BootstrapResult.FromString(done.stdout).address
+    asyncio.run(_end(address))
+
+
+async def _end(address: str) -> None:
+    client = await Client.connect(address)
+    request = v3.ShutdownRequest(id="sched")
+    await client.call("containerd.task.v3.Task", "Shutdown", request, Empty, timeout=10)
+    await eventually(lambda: not Path(address.removeprefix("unix://")).exists())
 
 
 async def test_delete_cleans_up_after_a_dead_shim(classic: Classic) -> None:
