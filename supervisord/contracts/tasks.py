@@ -168,3 +168,17 @@ class TaskManager(Protocol):
     async def wait(self, namespace: str, id: str, exec_id: str = "") -> Exit:
         """Returns when the process has ended; at once if it already has."""
         ...
+
+
+class LogKeeper(Protocol):
+    """The log files that shims write for ``file://`` and ``cri://`` streams. The task manager
+    serves it; whoever rotates logs needs no more."""
+
+    async def reopen_logs(self, namespace: str, id: str, exec_id: str = "") -> None:
+        """Goes on in new files of the same names, after somebody has moved the old ones away.
+        No entry is lost or split between the two.
+
+        Raises NotFound, FailedPrecondition (no log file, or the streams have ended), Unknown
+        (the new file cannot be opened; the old one is written on), Unimplemented (a shim that
+        is not ours), Unavailable."""
+        ...

@@ -67,8 +67,8 @@ UNCLAIMED_SECONDS = 30.0
 
 
 class TaskManager:
-    """Implements contracts.tasks.TaskManager. ``open`` it before use, ``close`` it at the end:
-    shims and containers live on."""
+    """Implements contracts.tasks.TaskManager and LogKeeper. ``open`` it before use, ``close`` it
+    at the end: shims and containers live on."""
 
     def __init__(
         self,
@@ -352,6 +352,10 @@ class TaskManager:
         shim = await self._shim(namespace, id)
         if stdin:
             await shim.close_io(exec_id)
+
+    async def reopen_logs(self, namespace: str, id: str, exec_id: str = "") -> None:
+        """See contracts.tasks.LogKeeper."""
+        await (await self._shim(namespace, id)).reopen_logs(exec_id)
 
     async def pause(self, namespace: str, id: str) -> None:
         """See the contract."""

@@ -17,6 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from protos.containerd.task.v3 import shim_pb2 as pb
 from protos.containerd.types import types_pb2
+from protos.supervisord.shim.v1 import logs_pb2
 from supervisord.contracts.snapshots import Mount
 from supervisord.contracts.tasks import Exit, Process, ProcessInfo, Status, Stdio
 from supervisord.contracts.typed import TypedValue, from_any
@@ -24,6 +25,7 @@ from supervisord.ttrpc.client import Client
 
 R = TypeVar("R", bound=Message)
 
+LOGS_SERVICE = "supervisord.shim.v1.Logs"
 STATE_SECONDS = 2.0
 CALL_SECONDS = 60.0
 CONNECT_SECONDS = 5.0
@@ -179,6 +181,18 @@ class Shim:
         """Ends the standard input of a process."""
         request = pb.CloseIORequest(id=self.id, exec_id=exec_id, stdin=True)
         await self._call("CloseIO", request, Empty)
+
+    async def reopen_logs(self, exec_id: str) -> None:
+        """Lets the shim open its log files anew. Raises Unimplemented where it is not ours."""
+        request = logs_pb2.ReopenRequest(id=self.id, exec_id=exec_id)
+        await self.client.call(
+            LOGS_SERVICE,
+            "Reopen",
+            request,
+            logs_pb2.ReopenResponse,
+            timeout=CALL_SECONDS,
+            metadata=self._metadata,
+        )
 
     async def update(self, resources: TypedValue) -> None:
         """Applies resource limits."""

@@ -194,6 +194,19 @@ def test_logs_follow_until_the_end(stand: Stand, unique: str, tmp_path: Path) ->
     assert stand.sctl("logs", "--tail", "2", unique).out == "4\n5\n"
 
 
+@pytest.mark.only("supervisord", reason="the scheme is our own")
+def test_logs_of_kubelet_show_what_was_said(stand: Stand, unique: str, tmp_path: Path) -> None:
+    uri = f"cri://{tmp_path}/0.log?max-line=4"
+    script = "echo 0123456789; echo bad >&2; echo -n open"
+    stand.sctl("run", "--log-uri", uri, stand.image, unique, "sh", "-c", script)
+    shown = stand.sctl("logs", unique)
+    assert (shown.out, shown.err) == ("0123456789\nopen", "bad\n")
+    raw = stand.sctl("logs", "--raw", unique).out
+    assert raw == (tmp_path / "0.log").read_text()
+    assert " stdout P 0123\n" in raw
+    stand.sctl("containers", "rm", unique)
+
+
 def test_signals_are_passed_on(stand: Stand, unique: str) -> None:
     script = 'trap "echo caught; exit 9" TERM; echo ready; while :; do sleep 0.05; done'
     with stand.sctl.background(*stand.run(unique, "sh", "-c", script)) as process:

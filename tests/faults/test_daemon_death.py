@@ -199,6 +199,25 @@ def test_output_to_a_file_goes_on_while_it_is_down(mortal: Mortal, tmp_path: Pat
     assert log.read_text().splitlines() == [f"line {n}" for n in range(1, 61)]
 
 
+@pytest.mark.parametrize(
+    "scheme", ["file", pytest.param("cri", marks=pytest.mark.only("supervisord", reason="ours"))]
+)
+def test_logs_are_whole_without_it(mortal: Mortal, tmp_path: Path, scheme: str) -> None:
+    """More than any pipe holds: a container that writes does not wait for the daemon."""
+    log = tmp_path / "log"
+    script = "for n in $(seq 40); do seq 1 5000; sleep 0.02; done; exit 4"
+    mortal.ctr("run", "-d", "--log-uri", f"{scheme}://{log}", IMAGE, "c", "sh", "-c", script)
+    mortal.kill()
+    deadline = time.monotonic() + 30
+    while not log.exists() or log.read_bytes().count(b"\n") < 200_000:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    mortal.start()
+    assert mortal.wire.wait("c") == 4
+    lines = [line.rsplit(b" ", 1)[-1] for line in log.read_bytes().splitlines()]
+    assert lines == [b"%d" % n for n in range(1, 5001)] * 40
+
+
 def test_twice_and_again(mortal: Mortal) -> None:
     pid = mortal.run("c")
     for _ in range(3):

@@ -13,7 +13,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--detach", "-d", action="store_true", help="return once it has started")
     group.add_argument("--null-io", action="store_true", help="discard all output")
     group.add_argument("--log-uri", metavar="URI", type=log_uri,
-        help="let the shim write the output: file:///var/log/x.log, or binary://...")  # fmt: skip
+        help="let the shim write the output: file:///x.log, cri:///0.log, binary:///x")  # fmt: skip
     group.add_argument("--fifo-dir", metavar="DIR",
         help=f"where to make FIFOs (default: {DEFAULT_FOLDER})")  # fmt: skip
     group.add_argument("--pid-file", metavar="FILE", help="write the process id to a file")

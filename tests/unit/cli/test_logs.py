@@ -1,9 +1,11 @@
-"""The last lines of a file, found from its end."""
+"""The last lines of a file, entries shown as what was said, and files that are moved."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,3 +34,39 @@ def test_tail(tmp_path: Path, lines: list[str], ended: bool, count: int, block: 
     assert content[offset:] == "".join(
         expected[len(expected) - count :] if count < len(expected) else expected
     )
+
+
+ENTRIES = (
+    b"2026-01-31T12:00:00.123456789Z stdout P 0123\n"
+    b"2026-01-31T12:00:00.123456789Z stderr F bad  spaces \n"
+    b"2026-01-31T12:00:00.123456789Z stdout F \xff\n"
+    b"2026-01-31T12:00:00.123456789Z stdout F \n"
+    b"2026-01-31T12:00\n"
+    b"2026-01-31T12:00:00.123456789Z stdout F half"
+)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_entries(capfdbinary: pytest.CaptureFixture[bytes], size: int) -> None:
+    entries = logs.Entries()
+    for at in range(0, len(ENTRIES), size):
+        entries.show(ENTRIES[at : at + size])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    shown = capfdbinary.readouterr()
+    assert shown.out == b"0123\xff\n\n2026-01-31T12:00\n"
+    assert shown.err == b"bad  spaces \n"
+
+
+def test_a_moved_file_has_a_successor(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("old")
+    with path.open("rb") as file:
+        assert logs._successor(path, file) is None
+        path.rename(tmp_path / "log.1")
+        assert logs._successor(path, file) is None
+        path.write_text("new")
+        new = logs._successor(path, file)
+        assert new is not None
+        with new:
+            assert new.read() == b"new"
