@@ -110,9 +110,9 @@ class Daemon:
     def _announce_stop(self) -> None:
         """Watchers of health learn of the stop while they are still connected."""
         for service in grpc_services(self.graph):
-            stop = getattr(service.implementation, "stop", None)
-            if stop is not None:
-                stop()
+            stops = getattr(service.implementation, "daemon_stops", None)
+            if stops is not None:
+                stops()
 
     async def _serve_ttrpc(self) -> None:
         from supervisord.services.sockets import listening, release

@@ -20,14 +20,14 @@ _UNKNOWN = pb.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class HealthService:
-    """All services share one state: serving from boot until ``stop``. ``services`` answers the
+    """All services share one state: serving from boot until ``daemon_stops``. ``services`` answers the
     full names of all that are bound; it is asked once they are."""
 
     def __init__(self, services: Callable[[], Set[str]]) -> None:
         self._services = services
         self._stopped = asyncio.Event()
 
-    def stop(self) -> None:
+    def daemon_stops(self) -> None:
         """From now on nothing is serving; watchers are told."""
         self._stopped.set()
 
