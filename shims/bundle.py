@@ -2,7 +2,8 @@
 
 The daemon (or containerd) makes it with ``config.json``. The shim adds ``rootfs`` (the mount
 point), ``init.pid``, ``runtime.json`` (how to call the runtime, for whoever has to clean up after
-a dead shim: ``binary``, ``root``, ``systemd_cgroup``) and ``exits/``.
+a dead shim: ``binary``, ``root``, ``systemd_cgroup``, and for a shim that takes over ``owner`` and
+what ``running`` describes) and ``exits/``.
 """
 
 # Paths stay strings: every shim would pay for pathlib with memory of its own.
@@ -44,8 +45,9 @@ class Bundle:
     def exec_process_file(self, exec_id: str) -> str:
         return f"{self.path}/{exec_id}.process.json"
 
-    def prepare(self, binary: str, root: str, systemd_cgroup: bool) -> None:
-        """Makes the shim's own folders and notes how to call the runtime. Raises Unknown."""
+    def prepare(self, binary: str, root: str, systemd_cgroup: bool, notes: str) -> None:
+        """Makes the shim's own folders and notes how to call the runtime; ``notes`` are more
+        members of that JSON object. Raises Unknown."""
         try:
             if not os.access(root, os.F_OK):
                 os.makedirs(root, 0o711, exist_ok=True)
@@ -54,7 +56,7 @@ class Bundle:
             self.write(
                 RUNTIME,
                 f'{{"binary": {_quoted(binary)}, "root": {_quoted(root)}, '
-                f'"systemd_cgroup": {"true" if systemd_cgroup else "false"}}}',
+                f'"systemd_cgroup": {"true" if systemd_cgroup else "false"}, {notes}}}',
             )
         except OSError as error:
             raise Unknown(f"bundle {self.path!r}: {error}") from error

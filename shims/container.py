@@ -24,7 +24,7 @@ from supervisord.contracts.errors import (
 )
 from supervisord.linux import cgroups
 
-from . import exits, log
+from . import exits, log, running
 from .bundle import Bundle, remove
 from .console import ConsoleSocket
 from .delete import delete
@@ -93,6 +93,11 @@ class Container:
     def created(self, facts: dict[str, Any]) -> None:
         """Init is there, waiting: takes what ``observe`` has found. Call inside
         ``reaper.early``."""
+        self.found(facts)
+        self.reaper.expect(self.init.pid, self.init_exited)
+
+    def found(self, facts: dict[str, Any]) -> None:
+        """Takes what ``observe`` has found of init, and watches the container's memory."""
         self.init.pid = facts["pid"]
         self.private_pids = facts["private"]
         if facts["paths"] is not None:
@@ -101,7 +106,6 @@ class Container:
                 self._oom = Oom(self.loop, self.cgroup, self._out_of_memory)
             except NotFound as error:
                 log.debug("out-of-memory kills are not watched", id=self.id, error=error)
-        self.reaper.expect(self.init.pid, self._init_exited)
 
     def process(self, exec_id: str) -> Process:
         """Init ("") or an exec. Raises NotFound."""
@@ -163,7 +167,8 @@ class Container:
                         pid = await self.runtime.exec(self.id, description, pid_file, streams)
                     stdio.given()
                 process.pid = pid
-                self.reaper.expect(pid, lambda exit: self._exec_exited(process, exit))
+                self.reaper.expect(pid, lambda exit: self.exec_exited(process, exit))
+            running.write(bundle.path, process.id, pid, process.wishes, stdio)
         except BaseException:
             if pid:  # it runs, but nobody could talk to it
                 with contextlib.suppress(ProcessLookupError):
@@ -298,6 +303,7 @@ class Container:
         process.stdio.close()
         remove(self.bundle.exec_process_file(process.id))
         exits.remove(self.bundle.path, process.id)
+        running.forget(self.bundle.path, process.id)
         self.execs.pop(process.id, None)
         if not process.ended.done:
             process.announce()
@@ -338,7 +344,8 @@ class Container:
 
     # Exits --------------------------------------------------------------------------------
 
-    def _init_exited(self, exit: Exit) -> None:
+    def init_exited(self, exit: Exit) -> None:
+        """Init has ended."""
         self.init.left(exit)
         exits.write(self.bundle.path, "", exit)
         if self.private_pids and not self._running_execs():
@@ -367,7 +374,8 @@ class Container:
             if not process.ended.done and process.machine.phase is not Phase.CREATED
         ]
 
-    def _exec_exited(self, process: Process, exit: Exit) -> None:
+    def exec_exited(self, process: Process, exit: Exit) -> None:
+        """An exec has ended."""
         process.left(exit)
         exits.write(self.bundle.path, process.id, exit)
         self._carry_out(process, process.machine.feed(Event.EXITED))

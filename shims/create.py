@@ -23,6 +23,7 @@ from .loop import Loop
 from .process import Process
 from .reaper import Reaper
 from .restore import Restore
+from .running import describe
 from .runtime import Runtime
 from .stdio import Stdio, Wishes
 
@@ -94,18 +95,30 @@ async def _run(container: Container, options: options_pb2.Options, rootfs: Any) 
     """What the runtime does, and what surrounds it."""
     runtime, init = container.runtime, container.init
     if container.restore is not None:
-        await runtime.apart(lambda runtime: _prepare(container.bundle, runtime, rootfs), "create")
+        notes = _notes(container)
+        await runtime.apart(
+            lambda runtime: _prepare(container.bundle, runtime, rootfs, notes), "create"
+        )
         return
     with container.reaper.early:
         if not init.wishes.terminal:
             streams = await init.stdio.open(container.id, container.namespace, *container.owner)
-            plan = Plan(container.id, container.bundle, rootfs, options, streams)
+            notes = _notes(container)
+            plan = Plan(container.id, container.bundle, rootfs, options, notes, streams)
             facts = await runtime.apart(plan.carry_out, "create")
             init.stdio.given()
             container.created(facts)
             return
         with ConsoleSocket(container.bundle.path, "init.pty") as console:
-            plan = Plan(container.id, container.bundle, rootfs, options, None, console=console.path)
+            plan = Plan(
+                container.id,
+                container.bundle,
+                rootfs,
+                options,
+                _notes(container),
+                None,
+                console=console.path,
+            )
             facts = await runtime.apart(plan.carry_out, "create")
             try:
                 master = await console.master(container.loop)
@@ -116,8 +129,14 @@ async def _run(container: Container, options: options_pb2.Options, rootfs: Any) 
         container.created(facts)
 
 
-async def _prepare(bundle: Bundle, runtime: Runtime, rootfs: Any) -> None:
-    bundle.prepare(runtime.binary, runtime.root, runtime.systemd_cgroup)
+def _notes(container: Container) -> str:
+    """What a shim that takes over has to know, as the inside of a JSON object."""
+    uid, gid = container.owner
+    return f'"owner": [{uid}, {gid}], {describe(container.init.wishes, container.init.stdio)}'
+
+
+async def _prepare(bundle: Bundle, runtime: Runtime, rootfs: Any, notes: str) -> None:
+    bundle.prepare(runtime.binary, runtime.root, runtime.systemd_cgroup, notes)
     bundle.mount(rootfs)
 
 
@@ -129,12 +148,13 @@ class Plan:
     bundle: Bundle
     rootfs: Any
     options: options_pb2.Options
+    notes: str
     streams: Streams | None
     console: str = ""
 
     async def carry_out(self, runtime: Runtime) -> dict[str, Any]:
         """Mounts, creates, and answers the facts of ``container.Facts``."""
-        await _prepare(self.bundle, runtime, self.rootfs)
+        await _prepare(self.bundle, runtime, self.rootfs, self.notes)
         made = False
         try:
             pid = await runtime.create(

@@ -8,6 +8,7 @@ with ``pid``, ``exit_status`` and ``exited_at_ns``. NAME is ``init`` or the id o
 # ruff: noqa: PTH104, PTH108
 from __future__ import annotations
 
+import errno
 import json
 import os
 
@@ -24,6 +25,11 @@ def path(bundle: str, exec_id: str) -> str:
     return f"{bundle}/{FOLDER}/{name}.json"
 
 
+def exec_id(name: str) -> str:
+    """The id of the exec whose record has this name, "" for init's."""
+    return {"init": "", "init_": "init"}.get(name, name)
+
+
 def write(bundle: str, exec_id: str, exit: Exit) -> None:
     """Writes a record. A failure (a full disk, a bundle that is gone) is logged, because the
     exit itself must still be told."""
@@ -32,7 +38,8 @@ def write(bundle: str, exec_id: str, exit: Exit) -> None:
     try:
         fd = os.open(target + ".tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, record.encode())
+            if os.write(fd, record.encode()) < len(record):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(fd)
         os.rename(target + ".tmp", target)
@@ -48,6 +55,15 @@ def read(bundle: str, exec_id: str) -> Exit | None:
         return Exit(record["pid"], record["exit_status"], record["exited_at_ns"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def ids(bundle: str) -> list[str]:
+    """The ids of all processes that have a record, "" for init."""
+    try:
+        names = os.listdir(f"{bundle}/{FOLDER}")  # noqa: PTH208
+    except FileNotFoundError:
+        return []
+    return [exec_id(name.removesuffix(".json")) for name in names if name.endswith(".json")]
 
 
 def remove(bundle: str, exec_id: str) -> None:

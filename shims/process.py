@@ -6,6 +6,7 @@ import errno
 import os
 
 from supervisord.contracts.errors import InvalidArgument, NotFound, Unknown
+from supervisord.linux.process import pidfd_send_signal
 
 from .loop import Future, Lock, Loop
 from .machine import Event, Machine, Phase
@@ -35,6 +36,8 @@ class Process:
         self.stdio = stdio
         self.machine = Machine(is_exec=is_exec)
         self.pid = 0
+        self.pidfd = -1
+        """Names the process where it is no child of ours, whose pid may be reused unseen."""
         self.exit: Exit | None = None
         """Set as soon as it has ended; ``ended`` follows when that may be told."""
         self.ended: Future[Exit] = Future(loop)
@@ -67,7 +70,10 @@ class Process:
             raise NotFound("process already finished")
         self.machine.feed(Event.KILL)
         try:
-            os.kill(self.pid, number)  # not reaped, so the pid is still this process's
+            if self.pidfd < 0:
+                os.kill(self.pid, number)  # not reaped, so the pid is still this process's
+            else:
+                pidfd_send_signal(self.pidfd, number)
         except ProcessLookupError:
             raise NotFound("process already finished") from None
         except OSError as error:

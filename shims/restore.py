@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from protos.containerd.runc.v1 import options_pb2
 from supervisord.contracts.errors import Error, FailedPrecondition, Unknown
 
-from . import log
+from . import log, running
 from .console import ConsoleSocket
 from .machine import Event
 
@@ -66,6 +66,7 @@ class Restore:
                 )
                 init.stdio.given()
             container.created(facts)
+        running.write(container.bundle.path, "", init.pid, init.wishes, init.stdio)
 
     async def _restore(
         self,

@@ -120,6 +120,22 @@ class Runtime:
         arguments = ["kill", *(["--all"] if all else []), id, str(signal)]
         await self.run(arguments, "OCI runtime kill failed")
 
+    async def state(self, id: str) -> dict[str, Any]:
+        """What the runtime knows of a container: at least ``status`` and ``pid``. Raises
+        RuntimeFailure."""
+        what = "OCI runtime state failed"
+        answer = os.memfd_create("state", os.MFD_CLOEXEC)
+        try:
+            await self.run(["state", id], what, Streams(stdout=answer))
+            state = json.loads(os.pread(answer, os.fstat(answer).st_size, 0))
+        except ValueError as error:
+            raise RuntimeFailure(what, str(error)) from error
+        finally:
+            os.close(answer)
+        if not isinstance(state, dict):
+            raise RuntimeFailure(what, "the answer is no JSON object")
+        return state
+
     async def pause(self, id: str) -> None:
         await self.run(["pause", id], "OCI runtime pause failed")
 

@@ -38,6 +38,7 @@ from .stdio import Wishes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # most shims are none, and do not import it
+    from .adopt import Orphan
     from .sandbox import Sandbox
 
 ABANDONABLE = ("Wait", "WaitSandbox")
@@ -64,6 +65,7 @@ class TaskService:
         self._shutdown = shutdown
         self._containers: dict[str, Container] = {}
         self._creating: dict[str, Future[None]] = {}
+        self._refusal: Error | None = None
         self.sandbox: Sandbox | None = None
         """The sandbox that this shim is, if it is one."""
 
@@ -106,6 +108,18 @@ class TaskService:
             except Error as error:
                 log.warning("an abandoned container left something", id=id, error=error)
             self._containers.pop(id, None)
+
+    async def adopt(self, orphan: Orphan) -> None:
+        """Takes over a container. If that fails, ``Connect`` tells why."""
+        from .adopt import adopt  # once in the life of few shims
+
+        try:
+            self._containers[orphan.id] = await adopt(
+                self._loop, self._reaper, self._defaults, orphan, self._publisher.publish
+            )
+        except Error as error:
+            log.warning("container not taken over", id=orphan.id, error=error)
+            self._refusal = error
 
     async def Create(self, request: Any) -> v3.CreateTaskResponse:
         id = request.id
@@ -269,6 +283,8 @@ class TaskService:
         return Empty()
 
     async def Connect(self, request: Any) -> v3.ConnectResponse:
+        if self._refusal is not None:
+            raise self._refusal
         container = self._containers.get(request.id)
         return v3.ConnectResponse(
             shim_pid=os.getpid(), task_pid=container.init.pid if container else 0

@@ -51,6 +51,9 @@ class Stdio:
         self._stdin_writer = -1
         self._master = -1
         self._logger: BinaryLogger | None = None
+        self.pipes = [0, 0, 0]
+        """The inodes of the pipes between the process and us: stdin, stdout, stderr; 0 for none.
+        A shim that takes over after us finds the process's ends by them."""
 
     # Without a terminal -------------------------------------------------------------------
 
@@ -86,6 +89,7 @@ class Stdio:
             given, ours = os.pipe2(os.O_CLOEXEC)
             self._given.append(given)
             os.fchown(given, uid, gid)
+            self.pipes[0] = os.fstat(given).st_ino
             os.set_blocking(ours, False)
         except BaseException:
             os.close(source)
@@ -118,10 +122,11 @@ class Stdio:
     def _open_output(self, uri: str, field: str, uid: int, gid: int) -> int:
         if not uri:
             return -1
-        ours, given = os.pipe2(os.O_CLOEXEC)
+        ours, given = output_pipe()
         self._given.append(given)
         self._lead(ours, uri, field, terminal=False)
         os.fchown(given, uid, gid)
+        self.pipes[1 if field == "stdout" else 2] = os.fstat(given).st_ino
         return given
 
     def _lead(self, source: int, text: str, field: str, *, terminal: bool) -> None:
@@ -202,6 +207,33 @@ class Stdio:
         for fd in self._given:
             os.close(fd)
         self._given.clear()
+
+    # After another shim -------------------------------------------------------------------
+
+    def resume(self, uri: str, field: str, source: int) -> None:
+        """Goes on with an output of a process that another shim had started: ``source`` is the
+        reading end, which belongs to this object from now on. Where the target has gone, what
+        comes is discarded, as it is when a target fails."""
+        self.pipes[1 if field == "stdout" else 2] = os.fstat(source).st_ino
+        again = os.dup(source)
+        try:
+            self._lead(source, uri, field, terminal=False)
+            os.close(again)
+        except InvalidArgument as error:
+            log.warning("output is discarded from now on", error=error)
+            self._outputs.append(Pump(self._loop, again, -1, later=True))
+        self._outputs[-1].begin()
+
+    def resume_stdin(self, writer: int) -> None:
+        """Goes on with the input of such a process; ``writer`` belongs to this object."""
+        try:
+            source = self._open_stdin_fifo()
+        except (InvalidArgument, OSError) as error:
+            log.warning("input has ended", error=error)
+            os.close(writer)
+            return
+        self.pipes[0] = os.fstat(writer).st_ino
+        self._input = Pump(self._loop, source, writer, splice=True, drain=False)
 
     # With a terminal ----------------------------------------------------------------------
 
@@ -299,3 +331,17 @@ class Stdio:
         if self._logger is not None:
             self._logger.kill()
             self._logger = None
+
+
+def output_pipe() -> tuple[int, int]:
+    """A pipe of which the process gets the second end. That end can be read as well, so the pipe
+    has a reader for as long as the process lives: when its shim dies, what it writes waits in the
+    pipe for the next shim, instead of ending it by SIGPIPE."""
+    ours, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        return ours, os.open(f"/proc/self/fd/{writer}", os.O_RDWR | os.O_CLOEXEC)
+    except BaseException:
+        os.close(ours)
+        raise
+    finally:
+        os.close(writer)

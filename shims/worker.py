@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from supervisord.linux import process as process_calls
 
@@ -42,8 +43,9 @@ def main(arguments: Mapping[str, object], fds: Sequence[int]) -> None:
     ``log_level``, ``exec_by_hand`` (false to leave all execs to the runtime), ``address`` with
     ``unlink`` true where the shim owns its socket's file, ``idle_seconds`` between two looks at
     whether anybody still wants this shim, and ``sched_core`` true where it is to have processor
-    cores to itself."""
-    listener, log_file = fds
+    cores to itself. One that is to take over a container has ``adopt``, the ``pid`` and ``start``
+    time of its init, and a pidfd of it as third descriptor."""
+    listener, log_file, *pidfds = fds
     os.dup2(log_file, 2, inheritable=True)
     os.close(log_file)
     log.set_level(str(arguments.get("log_level") or "info"))
@@ -65,6 +67,9 @@ def main(arguments: Mapping[str, object], fds: Sequence[int]) -> None:
         loop.soon(lambda: loop.soon(loop.stop))
 
     service = TaskService(loop, reaper, publisher, defaults, end)
+    wanted: Any = arguments.get("adopt")
+    if wanted:
+        _adopt(loop, service, arguments, wanted, pidfds[0])
     server = Server(
         loop,
         listener,
@@ -104,6 +109,17 @@ def _sandbox_methods(loop: Loop, service: TaskService, end: Callable[[], None]) 
         return made[0].get((name, method))
 
     return find
+
+
+def _adopt(
+    loop: Loop, service: TaskService, arguments: Mapping[str, object], wanted: Any, pidfd: int
+) -> None:
+    from .adopt import Orphan
+
+    orphan = Orphan(
+        str(arguments["id"]), str(arguments["bundle"]), wanted["pid"], wanted["start"], pidfd
+    )
+    loop.run_until(loop.spawn(service.adopt(orphan), "adoption"))
 
 
 def _watch_idleness(

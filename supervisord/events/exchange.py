@@ -23,6 +23,7 @@ from supervisord.contracts.typed import TypedValue, pack
 
 from .fields import EventFields
 from .missed import Missed
+from .seen import Seen
 
 QUEUE = 16384
 """Events that a subscription may be behind."""
@@ -120,6 +121,7 @@ class Exchange:
         self._subscriptions: set[Subscription] = set()
         self._missed = Missed()
         self._listener: Callable[[Envelope], None] | None = None
+        self._seen = Seen()
         self.published = 0
         self.topics: dict[str, int] = {}
 
@@ -136,11 +138,14 @@ class Exchange:
         self._deliver(Envelope(time.time_ns(), namespace, topic, payload))
 
     def forward(self, envelope: Envelope) -> None:
-        """Delivers an event that a shim has stamped. Raises InvalidArgument."""
+        """Delivers an event that a shim has stamped; once (see ``seen``). Raises
+        InvalidArgument."""
         _check_namespace(envelope.namespace)
         check_topic(envelope.topic)
         if envelope.timestamp <= 0:
             raise InvalidArgument("envelope timestamp: must be set on a forwarded event")
+        if self._seen.again(envelope):
+            return
         self._missed.add(envelope)
         if self._listener is not None:
             self._listener(envelope)

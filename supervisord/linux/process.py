@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 
 from . import syscalls
@@ -20,6 +21,11 @@ _PR_SET_CHILD_SUBREAPER = 36
 _LAST_FD = (1 << 32) - 1
 _CLOSE_RANGE_CLOEXEC = 4
 _SYS_CLOSE_RANGE = 436
+
+_PIDFD_INFO_SIZE = 64
+_PIDFD_INFO_EXIT = 8
+_PIDFD_GET_INFO = 3 << 30 | _PIDFD_INFO_SIZE << 16 | 0xFF << 8 | 11
+"""``struct pidfd_info`` in its first form: a mask of 8 bytes first, the exit code in the last 4."""
 
 
 def set_subreaper(enabled: bool = True) -> None:
@@ -71,6 +77,44 @@ def start_time(pid: int, proc: str = "/proc") -> int | None:
 def alive(pid: int, started: int) -> bool:
     """Whether the process that had this pid and start time is still there."""
     return pid > 0 and start_time(pid) == started
+
+
+def exit_status(pidfd: int, pid: int) -> int | None:
+    """How a process that has ended did so, as a shell tells it (128 + signal), also where it was
+    nobody's child of ours. ``pidfd`` must be readable. None where that cannot be told: reaped, and
+    the kernel older than Linux 6.15."""
+    status = _status_of_zombie(pidfd, pid)
+    if status is None:
+        status = _status_of_reaped(pidfd)
+    if status is None:
+        return None
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _status_of_zombie(pidfd: int, pid: int) -> int | None:
+    """What its parent has not taken yet: the last field of its stat."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        signal.pidfd_send_signal(pidfd, 0)  # not reaped even now: the pid was its own
+    except OSError:
+        return None
+    return int(fields[-1]) if fields[0] == b"Z" else None
+
+
+def _status_of_reaped(pidfd: int) -> int | None:
+    import fcntl  # rarely needed
+
+    info = bytearray(_PIDFD_INFO_SIZE)
+    info[0] = _PIDFD_INFO_EXIT
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info)
+    except OSError:
+        return None
+    if not info[0] & _PIDFD_INFO_EXIT:
+        return None
+    return int.from_bytes(info[_PIDFD_INFO_SIZE - 4 :], sys.byteorder)
 
 
 def boot_id(proc: str = "/proc") -> str:

@@ -104,6 +104,24 @@ class Bundle:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    def read_running(self) -> dict[str, int]:
+        """The execs that were started and not deleted, with their pids, as the shim noted them."""
+        found: dict[str, int] = {}
+        try:
+            names = os.listdir(f"{self.path}/{_EXITS}")
+        except OSError:
+            return found
+        for name in names:
+            exec_id = name.removesuffix(".run")
+            if exec_id in (name, "init"):
+                continue
+            try:
+                with open(f"{self.path}/{_EXITS}/{name}", "rb") as file:
+                    found[exec_id.removesuffix("_")] = int(json.load(file)["pid"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return found
+
     def read_runtime(self) -> tuple[str, str] | None:
         """The OCI runtime binary and its state folder, as the shim noted them."""
         try:

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -20,13 +21,13 @@ from google.protobuf.message import DecodeError
 from protos.containerd.task.v3 import shim_pb2
 from supervisord.contracts.errors import Error, NotFound, Unavailable
 from supervisord.contracts.tasks import Exit
-from supervisord.linux import process
+from supervisord.linux import cgroups, process
 
 from . import command
 from .bundle import Bundle, BundleStore, ShimRecord
 from .foreign import ForeignLauncher
 from .shim import Shim, nanoseconds
-from .task import Ended, killed
+from .task import KILLED, Ended, killed
 
 log = logging.getLogger(__name__)
 
@@ -97,20 +98,27 @@ class Burial:
         except Error as error:
             log.warning("bundle not removed: %s", error)
 
-    async def bury(self, bundle: Bundle, record: ShimRecord) -> Ended:
-        """Kills and deletes what the dead shim's container left, and tells how it ended. The
-        bundle stays; discard it. Raises Unavailable while init is still alive."""
+    async def bury(self, bundle: Bundle, record: ShimRecord, seen: Exit | None = None) -> Ended:
+        """Kills and deletes what the dead shim's container left, and tells how it ended:
+        ``seen`` is what the kernel says of an init that had ended before. The bundle stays;
+        discard it. Raises Unavailable while init is still alive."""
         told: Exit | None = None
         if record.binary:
             told = await self._delete_by_shim(bundle, record)
         else:
+            group = _group(record)
             await self._delete_by_runtime(bundle)
+            if group is not None:
+                await self._end_by_hand(record, group)
         await self._until_gone(record)
         written = bundle.read_exit("")
-        init = told or killed(record)
+        init = told or seen or killed(record)
         if written is not None:
             init = Exit("", written.pid, written.exit_status, written.exited_at)
-        return Ended(init, _execs(bundle))
+        execs = {
+            id: Exit(id, pid, KILLED, init.exited_at) for id, pid in bundle.read_running().items()
+        }
+        return Ended(init, {**execs, **_execs(bundle)})
 
     async def _delete_by_runtime(self, bundle: Bundle) -> None:
         found = bundle.read_runtime()
@@ -139,6 +147,18 @@ class Burial:
         at = nanoseconds(answer.exited_at) or time.time_ns()
         return Exit("", answer.pid or record.init_pid, answer.exit_status, at)
 
+    async def _end_by_hand(self, record: ShimRecord, group: cgroups.Cgroup) -> None:
+        """Where the runtime does not know the container any more: kills all that is in its
+        control group, and removes that."""
+        if not process.alive(record.init_pid, record.init_start):
+            return
+        log.warning("process %s is unknown to its runtime, ending it", record.init_pid)
+        for pid in await asyncio.to_thread(cgroups.pids, group):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await self._until_gone(record)
+        await asyncio.to_thread(_remove_group, group)
+
     async def _until_gone(self, record: ShimRecord) -> None:
         deadline = time.monotonic() + _GONE_SECONDS
         while process.alive(record.init_pid, record.init_start):
@@ -147,6 +167,26 @@ class Burial:
                     f"process {record.init_pid} outlives its shim and cannot be ended"
                 )
             await asyncio.sleep(0.02)
+
+
+def _group(record: ShimRecord) -> cgroups.Cgroup | None:
+    """The control group of a living init; None where it has none of its own."""
+    try:
+        group = cgroups.of_pid(record.init_pid)
+        own = cgroups.of_pid(os.getpid())
+    except NotFound:
+        return None
+    if not process.alive(record.init_pid, record.init_start):
+        return None
+    paths = {name: path for name, path in group.paths.items() if path not in ("/", "")}
+    shared = any(path == own.paths.get(name) for name, path in paths.items())
+    return None if shared or not paths else cgroups.Cgroup(group.root, group.unified, paths)
+
+
+def _remove_group(group: cgroups.Cgroup) -> None:
+    for controller in group.paths:
+        with suppress(OSError):  # it has groups below it: they are not ours
+            Path(group.folder(controller)).rmdir()
 
 
 def _execs(bundle: Bundle) -> dict[str, Exit]:

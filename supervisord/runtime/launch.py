@@ -59,6 +59,15 @@ class Settings:
             Path(path).mkdir(mode, parents=True, exist_ok=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """The init of a container that has lost its shim: pid, start time, and a pidfd."""
+
+    pid: int
+    start: int
+    pidfd: int
+
+
 class SocketPath:
     """A path for bind or connect: a long one goes through a descriptor of its folder."""
 
@@ -111,17 +120,23 @@ class Launcher:
         self._owner = owner
 
     async def launch(
-        self, bundle: Bundle, address: str, listener: socket.socket, runtime: str
+        self,
+        bundle: Bundle,
+        address: str,
+        listener: socket.socket,
+        runtime: str,
+        adopt: Adopt | None = None,
     ) -> tuple[Client, asyncio.Task[int]]:
         """Forks a shim and connects to it, at the same time: what is sent on the connection waits
         there for the shim. Answers the connection and the fork under way, which gives the pid.
         When the fork fails the connection ends. ``listener`` is closed, at the latest then.
+        With ``adopt`` the shim takes over a container before it answers.
 
         Raises Unavailable."""
         log = os.open(
             f"{bundle.path}/shim.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
         )
-        arguments = {
+        arguments: dict[str, object] = {
             "namespace": bundle.namespace,
             "id": bundle.id,
             "bundle": bundle.path,
@@ -133,10 +148,14 @@ class Launcher:
             "exec_by_hand": self._settings.exec_by_hand,
             "sched_core": bool(self._settings.shim_env.get("SCHED_CORE")),
         }
+        fds = [listener.fileno(), log]
+        if adopt is not None:
+            arguments["adopt"] = {"pid": adopt.pid, "start": adopt.start}
+            fds.append(adopt.pidfd)
 
         async def fork() -> int:
             try:
-                return await self._spawner.spawn("shim", arguments, [listener.fileno(), log])
+                return await self._spawner.spawn("shim", arguments, fds)
             finally:
                 os.close(log)
                 listener.close()

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 from supervisord.aio.locks import KeyedLock
 from supervisord.aio.owner import TaskOwner
@@ -40,6 +41,7 @@ from supervisord.contracts.tasks import (
 from supervisord.contracts.typed import TypedValue
 from supervisord.contracts.workers import WorkerSpawner
 
+from .adoption import Adoption
 from .bundle import BundleStore
 from .burial import Burial
 from .checkpoint import Checkpoints
@@ -59,7 +61,10 @@ from .task import Ended, Task
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _REACH_SECONDS = 10.0
+_SOON_SECONDS = 1.0
 _END_SECONDS = 30.0
 _CLOSE_SECONDS = 5.0
 UNCLAIMED_SECONDS = 30.0
@@ -93,10 +98,11 @@ class TaskManager:
         self._checkpoints = Checkpoints(content, settings.state)
         foreign = ForeignLauncher(settings, self._watching)
         self._burial = Burial(self._store, foreign)
+        launcher = Launcher(settings, spawner, self._owner)
         self._creation = Creation(
             settings,
             self._store,
-            Launcher(settings, spawner, self._owner),
+            launcher,
             foreign,
             self._burial,
             runtimes,
@@ -108,6 +114,7 @@ class TaskManager:
         self._recovery = Recovery(
             self._store,
             self._burial,
+            Adoption(settings, launcher, self._burial, runtimes, self._groups),
             foreign,
             exchange,
             self._groups,
@@ -234,11 +241,17 @@ class TaskManager:
         except Unavailable:
             if task.shim is not None:
                 raise
-            return (await task.ended(_END_SECONDS)).init  # the shim died: it is being buried
+            ended = await task.settled(_END_SECONDS)  # the shim died: another one, or a burial
+            if ended is not None:
+                return ended.init
+            return await self._owner.shielded(self._delete(task), f"delete {id}")
 
     async def _delete(self, task: Task) -> Exit:
-        async with self._locks.hold(task.key):
-            return await self._delete_held(task)
+        while True:
+            await task.reach(_REACH_SECONDS)  # not under the lock, which a new shim needs
+            async with self._locks.hold(task.key):
+                if task.shim is not None or task.is_over:
+                    return await self._delete_held(task)
 
     async def _delete_held(self, task: Task) -> Exit:
         shim = await task.reach(_REACH_SECONDS)
@@ -300,9 +313,8 @@ class TaskManager:
         self, namespace: str, id: str, signal: int, *, exec_id: str = "", all: bool = False
     ) -> None:
         """See the contract."""
-        shim = await self._shim(namespace, id)
         with self._task(namespace, id).sight.refusable():
-            await shim.kill(signal, exec_id=exec_id, all=all)
+            await self._ask(namespace, id, lambda shim: shim.kill(signal, exec_id=exec_id, all=all))
 
     async def wait(self, namespace: str, id: str, exec_id: str = "") -> Exit:
         """See the contract."""
@@ -310,9 +322,10 @@ class TaskManager:
 
     async def get(self, namespace: str, id: str, exec_id: str = "") -> Process:
         """See the contract."""
-        shim = await self._shim(namespace, id)
         task = self._task(namespace, id)
-        return await shim.state(exec_id) if exec_id else await _seen(task, shim)
+        return await self._ask(
+            namespace, id, lambda shim: shim.state(exec_id) if exec_id else _seen(task, shim)
+        )
 
     async def list(self, namespace: str) -> Sequence[Process]:
         """See the contract. Only shims of which too little is known are asked."""
@@ -325,6 +338,9 @@ class TaskManager:
 
     async def _state(self, task: Task) -> Process | None:
         shim = task.shim
+        if shim is None and not task.is_stuck:  # it is being connected, which takes a moment
+            with suppress(Error):
+                shim = await task.reach(_SOON_SECONDS)
         if shim is not None:
             try:
                 return await _seen(task, shim)
@@ -339,13 +355,13 @@ class TaskManager:
 
     async def pids(self, namespace: str, id: str) -> Sequence[ProcessInfo]:
         """See the contract."""
-        return await (await self._shim(namespace, id)).pids()
+        return await self._ask(namespace, id, lambda shim: shim.pids())
 
     # The rest -----------------------------------------------------------------------------
 
     async def resize(self, namespace: str, id: str, exec_id: str, width: int, height: int) -> None:
         """See the contract."""
-        await (await self._shim(namespace, id)).resize(exec_id, width, height)
+        await self._ask(namespace, id, lambda shim: shim.resize(exec_id, width, height))
 
     async def close_io(self, namespace: str, id: str, exec_id: str, *, stdin: bool) -> None:
         """See the contract."""
@@ -372,7 +388,7 @@ class TaskManager:
     async def update(self, namespace: str, id: str, resources: TypedValue) -> None:
         """See the contract."""
         check_resources(resources.value)
-        await (await self._shim(namespace, id)).update(resources)
+        await self._ask(namespace, id, lambda shim: shim.update(resources))
 
     async def checkpoint(
         self, namespace: str, id: str, parent: str, options: TypedValue
@@ -417,6 +433,18 @@ class TaskManager:
 
     async def _shim(self, namespace: str, id: str) -> Shim:
         return await self._task(namespace, id).reach(_REACH_SECONDS)
+
+    async def _ask(self, namespace: str, id: str, call: Callable[[Shim], Awaitable[T]]) -> T:
+        """The answer of the task's shim. For what may be asked twice: a shim that dies before it
+        has answered has a successor, which is asked again."""
+        task = self._task(namespace, id)
+        shim = await task.reach(_REACH_SECONDS)
+        try:
+            return await call(shim)
+        except Unavailable:
+            if not shim.is_lost:
+                raise
+        return await call(await task.reach(_REACH_SECONDS))
 
 
 async def _seen(task: Task, shim: Shim) -> Process:

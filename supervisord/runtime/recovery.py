@@ -2,8 +2,9 @@
 
 At boot every bundle becomes a task at once, before its shim has answered, so that the daemon can
 serve; each shim then has a loop and deadlines of its own. A bundle whose creation had not ended
-is removed with all that it had started. A shim is dead when its process is gone: only then is its
-container removed, its exit taken from the record that the shim wrote, and its end published.
+is removed with all that it had started. A shim is dead when its process is gone: then its container
+gets a new one (``adoption``), or, where init has ended as well or that is not possible, is removed
+(``burial``), its exit taken from what the shim or the kernel has kept, and its end published.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Set
+from dataclasses import replace
 from pathlib import Path
 
 from google.protobuf.message import Message
@@ -23,7 +25,9 @@ from supervisord.contracts.errors import DeadlineExceeded, Error, NotFound, Unav
 from supervisord.contracts.events import Envelope, Publisher
 from supervisord.contracts.tasks import Exit
 from supervisord.contracts.typed import pack
+from supervisord.linux import process
 
+from .adoption import Adoption, may_do_better
 from .bundle import Bundle, BundleStore, ShimRecord
 from .burial import Burial
 from .foreign import ForeignLauncher
@@ -37,6 +41,8 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 5.0
 _HALF_MADE_TRIES = 20
+_ADOPTIONS = 5
+"""New shims that may fail to take over a container before it is ended."""
 
 
 class Recovery:
@@ -46,6 +52,7 @@ class Recovery:
         self,
         store: BundleStore,
         burial: Burial,
+        adoption: Adoption,
         foreign: ForeignLauncher,
         publisher: Publisher,
         groups: Groups,
@@ -58,6 +65,7 @@ class Recovery:
         """``sockets`` is the folder of our shims' sockets."""
         self._store = store
         self._burial = burial
+        self._adoption = adoption
         self._foreign = foreign
         self._publisher = publisher
         self._groups = groups
@@ -191,6 +199,11 @@ class Recovery:
                 log.debug("shim of task %s: %s", task.id, error)
                 if not alive and isinstance(error, Unavailable):
                     return False
+                task.is_stuck = isinstance(error, DeadlineExceeded)
+            except Error as error:
+                log.warning("shim of task %s: %s", task.id, error)
+                if not alive and not task.record.binary:
+                    return False  # it could not take the container over from its predecessor
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
         return True
@@ -202,11 +215,14 @@ class Recovery:
         try:
             if record.binary:
                 self._foreign.read_log(task.bundle)
-            _, init_pid = await shim.connect()
+            pid, init_pid = await shim.connect()
         except BaseException:
             shim.close()
             raise
         if init_pid:
+            if not record.binary and pid != record.pid:  # we died before we could note it
+                task.record = replace(record, pid=pid, start_time=process.start_time(pid) or 0)
+                await asyncio.to_thread(task.bundle.write_record, task.record)
             task.attach(shim)
             return
         # It had been deleted, and we died before we could say so.
@@ -233,22 +249,34 @@ class Recovery:
     # Death --------------------------------------------------------------------------------
 
     async def _lost(self, task: Task) -> None:
-        """Buries the container of a dead shim, however often it takes, and publishes its end."""
+        """Gives the container of a dead shim a new one, or buries it and publishes its end;
+        however often it takes."""
         pause = _FIRST_PAUSE
+        tries = 0
         while True:
             async with self._locks.hold(task.key):
                 if task.is_over:
                     return
-                log.warning("shim of task %s is dead, cleaning up after it", task.id)
+                seen = task.seen_exit()
                 try:
-                    ended = await self._burial.bury(task.bundle, task.record)
+                    if seen is None and not task.record.binary and tries < _ADOPTIONS:
+                        log.warning("shim of task %s is dead, its container gets another", task.id)
+                        task.attach(await self._adoption.adopt(task))
+                        return
+                    log.warning("shim of task %s is dead, cleaning up after it", task.id)
+                    ended = await self._burial.bury(task.bundle, task.record, seen)
                     self._finish(task, ended)
                     break
                 except Error as error:
                     log.error("task %s: %s", task.id, error)
+                    if not isinstance(error, Unavailable):  # then nothing has been tried
+                        tries += 1 if may_do_better(error) else _ADOPTIONS
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
-        self._publish(task, ended.init)
+        for exit in ended.execs.values():
+            self._publish_exit(task, exit)
+        self._publish_exit(task, ended.init)
+        self._publish_delete(task, ended.init)
         await self._burial.end_shim(None, task.record, last=task.was_last)
 
     def _finish(self, task: Task, ended: Ended) -> None:
@@ -257,12 +285,18 @@ class Recovery:
         task.finish(ended)
         self._owner.spawn(self._burial.empty(trash), f"empty {task.id}")
 
-    def _publish(self, task: Task, exit: Exit) -> None:
+    def _publish_exit(self, task: Task, exit: Exit) -> None:
+        """The exchange drops it where the shim had told it."""
         event = events_pb2.TaskExit(
-            container_id=task.id, id=task.id, pid=exit.pid, exit_status=exit.exit_status
+            container_id=task.id,
+            id=exit.exec_id or task.id,
+            pid=exit.pid,
+            exit_status=exit.exit_status,
         )
         event.exited_at.FromNanoseconds(exit.exited_at)
         self._forward(task, "/tasks/exit", event, exit.exited_at)
+
+    def _publish_delete(self, task: Task, exit: Exit) -> None:
         deleted = events_pb2.TaskDelete(
             container_id=task.id, pid=exit.pid, exit_status=exit.exit_status
         )

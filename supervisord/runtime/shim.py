@@ -146,10 +146,10 @@ class Shim:
             nanoseconds(answer.exited_at),
         )
 
-    async def connect(self) -> tuple[int, int]:
+    async def connect(self, seconds: float = CONNECT_SECONDS) -> tuple[int, int]:
         """The pids of the shim and of init (0 where there is none yet)."""
         request = pb.ConnectRequest(id=self.id)
-        answer = await self._call("Connect", request, pb.ConnectResponse, CONNECT_SECONDS)
+        answer = await self._call("Connect", request, pb.ConnectResponse, seconds)
         return answer.shim_pid, answer.task_pid
 
     async def pids(self) -> list[ProcessInfo]:

@@ -7,6 +7,7 @@ a process waits here, across lost connections.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,9 @@ from .sight import News, Sight
 
 if TYPE_CHECKING:
     from .orders import Order
+
+UNKNOWN = 255
+"""The exit status of a process of which nobody can tell how it ended."""
 
 KILLED = 137
 """The exit status of a process that ended with its shim, unseen: 128 + SIGKILL."""
@@ -58,6 +62,9 @@ class Task:
         self._ended: Ended | None = None
         self._changed: asyncio.Future[None] | None = None
         self._waits: dict[str, asyncio.Task[Exit]] = {}
+        self._init = _open(record)
+        self.is_stuck = False
+        """Whether its shim has let a connection wait for too long."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -89,23 +96,46 @@ class Task:
         """Whether the container's init is there."""
         return process.alive(self.record.init_pid, self.record.init_start)
 
+    def open_init(self) -> int:
+        """A pidfd of the container's init, for the caller to close. Raises NotFound once it has
+        ended."""
+        if self._init < 0 or not self.init_is_alive():
+            raise NotFound(f"init of task {self.id} has ended")
+        return os.dup(self._init)
+
+    def seen_exit(self) -> Exit | None:
+        """How init ended, as far as the kernel tells us who are not its parent; None while it is
+        alive."""
+        if self.init_is_alive():
+            return None
+        status = process.exit_status(self._init, self.record.init_pid) if self._init >= 0 else None
+        return Exit("", self.record.init_pid, UNKNOWN if status is None else status, time.time_ns())
+
     # Changes ------------------------------------------------------------------------------
 
     def attach(self, shim: Shim) -> None:
         """The shim is connected."""
         self._shim = shim
         self.sight.feed(News.DOUBT)
+        self.is_stuck = False
         self._notify()
 
     def finish(self, ended: Ended) -> None:
         """The task is over; whoever still waits is answered."""
         self._ended = ended
+        self._close_init()
         self._notify()
 
     def close(self) -> None:
         """Drops the connection; shim and task live on."""
         if self._shim is not None:
             self._shim.close()
+        self._close_init()
+
+    def _close_init(self) -> None:
+        if self._init >= 0:
+            os.close(self._init)
+            self._init = -1
 
     def _notify(self) -> None:
         if self._changed is not None:
@@ -135,11 +165,12 @@ class Task:
         except TimeoutError:
             raise Unavailable(f"task {self.id}: its shim does not answer") from None
 
-    async def ended(self, seconds: float) -> Ended:
-        """Waits for the end of the task. Raises Unavailable."""
+    async def settled(self, seconds: float) -> Ended | None:
+        """Waits until a task that lost its shim is over or has one again (None). Raises
+        Unavailable."""
         try:
             async with asyncio.timeout(seconds):
-                while self._ended is None:
+                while self._ended is None and self.shim is None:
                     await self.change()
         except TimeoutError:
             raise Unavailable(f"task {self.id}: its shim does not answer") from None
@@ -181,6 +212,19 @@ class Task:
                 return exit
             self.sight.ended(exit.exit_status, exit.exited_at)  # the event may come later
             return replace(exit, pid=self.record.init_pid)
+
+
+def _open(record: ShimRecord) -> int:
+    """A pidfd of the init in the record; -1 where that has ended. With it the kernel keeps the
+    exit status for us, and the pid from being mistaken for a later process's."""
+    try:
+        pidfd = process.pidfd_open(record.init_pid)
+    except OSError:
+        return -1
+    if process.alive(record.init_pid, record.init_start):
+        return pidfd
+    os.close(pidfd)
+    return -1
 
 
 def killed(record: ShimRecord) -> Exit:

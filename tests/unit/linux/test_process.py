@@ -82,6 +82,27 @@ assert not os.get_inheritable(fds[2])
 """
 
 
+@pytest.mark.parametrize(("script", "status"), [("exit 7", 7), ("kill -9 $$", 137)])
+def test_the_exit_status_of_a_process(script: str, status: int) -> None:
+    """While it is a zombie, and after it has been reaped where the kernel remembers."""
+    child = subprocess.Popen(["sh", "-c", f"read line; {script}"], stdin=subprocess.PIPE)
+    pidfd = process.pidfd_open(child.pid)
+    try:
+        assert process.exit_status(pidfd, child.pid) is None  # it runs
+        assert child.stdin is not None
+        child.stdin.close()
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        assert poll.poll(10_000)
+        assert process.exit_status(pidfd, child.pid) == status
+        child.wait()
+        version = tuple(int(part) for part in os.uname().release.split(".")[:2])
+        expected = status if version >= (6, 15) else None
+        assert process.exit_status(pidfd, child.pid) == expected
+    finally:
+        os.close(pidfd)
+
+
 def test_subreaper_name_and_close_range() -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE

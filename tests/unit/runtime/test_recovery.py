@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisord.contracts.errors import NotFound, Unavailable
+from supervisord.contracts.errors import Unavailable
 from supervisord.contracts.tasks import Status
 from supervisord.linux import process
 
@@ -58,40 +58,6 @@ async def test_an_exit_while_the_daemon_was_away(engine: Engine) -> None:
     assert (await engine.manager.wait(NS, "web")).exit_status == 9
     assert [task.exit_status for task in await engine.manager.list(NS)] == [9]
     assert (await engine.manager.delete(NS, "web")).exit_status == 9
-
-
-async def test_a_dead_shim(engine: Engine) -> None:
-    events = engine.exchange.subscribe(['topic~="/tasks/(exit|delete)$"'])
-    pid = await engine.run("web", "sleep", "60")
-    waiting = asyncio.ensure_future(engine.manager.wait(NS, "web"))
-    await asyncio.sleep(0.05)
-    os.kill(shim_pid(engine, "web"), signal.SIGKILL)
-    exit = await asyncio.wait_for(waiting, 10)
-    assert (exit.pid, exit.exit_status) == (pid, 137)
-    assert process.start_time(pid) is None
-    topics = await told(events, 2)
-    assert [topic for topic, _ in topics] == ["/tasks/exit", "/tasks/delete"]
-    assert {event.exit_status for _, event in topics} == {137}
-    with pytest.raises(NotFound):
-        await engine.manager.get(NS, "web")
-    await engine.clean()
-    await engine.run("web", "true")
-    assert (await engine.manager.wait(NS, "web")).exit_status == 0
-
-
-async def test_a_shim_that_died_while_the_daemon_was_away(engine: Engine) -> None:
-    pid = await engine.run("web", "sleep", "60")
-    shim = shim_pid(engine, "web")
-    await engine.close()
-    os.kill(shim, signal.SIGKILL)
-    assert await until(lambda: process.start_time(shim) is None)
-    events = engine.exchange.subscribe()
-    await engine.open()
-    (_, exit), (_, _) = await told(events, 2)
-    assert exit.exit_status == 137
-    assert process.start_time(pid) is None
-    assert not await engine.manager.list(NS)
-    await engine.clean()
 
 
 async def test_the_exit_that_a_dead_shim_wrote_down(engine: Engine) -> None:

@@ -170,6 +170,9 @@ async def test_a_missing_runtime_says_so(shims: ShimRoom) -> None:
         "binary": RUNTIME,
         "root": str(shims.base / "rt/ns"),
         "systemd_cgroup": False,
+        "owner": [0, 0],
+        "streams": ["", "", "", False],
+        "pipes": [0, 0, 0],
     }
     await shim.delete()
 
