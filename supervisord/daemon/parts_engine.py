@@ -168,8 +168,8 @@ async def _runtime(context: PluginContext) -> Any:
         runtime_root=str(context.config["runtime_root"] or f"{context.state}/oci"),
         log_level=context.config["shim_log_level"],
         exec_by_hand=context.config["exec_by_hand"],
-        shims={**_brought(context), **_named(context.config["runtimes"])},
-        shim_env=_environment(context.config),
+        shims={**_brought(context), **named(context.config["runtimes"])},
+        shim_env=environment(context.config),
     )
     owner = TaskOwner("oci runtimes")
     context.on_close(owner.close)
@@ -205,7 +205,7 @@ def _brought(context: PluginContext) -> dict[str, str]:
     return shims
 
 
-def _named(runtimes: Mapping[str, Any]) -> dict[str, str]:
+def named(runtimes: Mapping[str, Any]) -> dict[str, str]:
     """The shims that the configuration names. Raises InvalidArgument."""
     for name, path in runtimes.items():
         if not isinstance(path, str) or not path.startswith("/"):
@@ -213,7 +213,7 @@ def _named(runtimes: Mapping[str, Any]) -> dict[str, str]:
     return dict(runtimes)
 
 
-def _environment(config: Mapping[str, Any]) -> dict[str, str]:
+def environment(config: Mapping[str, Any]) -> dict[str, str]:
     """What shims get besides the daemon's own environment. Raises InvalidArgument."""
     values = {"SCHED_CORE": "1"} if config["sched_core"] else {}
     for entry in config["env"]:

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from supervisord.contracts.errors import InvalidArgument
 from supervisord.contracts.plugins import PluginContext, Registration
 from supervisord.daemon import config_foreign as foreign
+from supervisord.daemon import parts_engine
 from supervisord.daemon.builtins import BUILTINS
 from supervisord.daemon.config import ConfigError, default, load
 from supervisord.daemon.config_text import commented, plain
@@ -182,6 +184,24 @@ def test_metadata_goes_by_containerds_name_too(tmp_path: Path) -> None:
     sqlite = config.plugins["io.containerd.metadata.v1.sqlite"]
     assert sqlite["content_sharing_policy"] == "isolated"
     assert list(config.ignored) == ['plugins."io.containerd.metadata.v1.bolt".no_sync']
+
+
+def test_what_shims_get_is_configured_where_containerd_has_it(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(
+        '[plugins."io.containerd.shim.v1.manager"]\nenv = ["A=1", "B=x=y"]\n'
+        '[plugins."io.containerd.runtime.v2.task"]\nsched_core = true\n'
+        '[plugins."io.containerd.runtime.v2.task".runtimes]\n"io.containerd.runc.v2" = "/x"\n'
+    )
+    table = load(str(file), BUILTINS).plugins["io.containerd.runtime.v2.task"]
+    assert parts_engine.environment(table) == {"SCHED_CORE": "1", "A": "1", "B": "x=y"}
+    assert parts_engine.named(table["runtimes"]) == {"io.containerd.runc.v2": "/x"}
+    for runtimes in ({"a.b": "relative"}, {"a.b": 7}):
+        with pytest.raises(InvalidArgument, match=r"runtimes\.a\.b: must be the absolute path"):
+            parts_engine.named(runtimes)
+    for entry in ("A", "=1"):
+        with pytest.raises(InvalidArgument, match="env: must be NAME=VALUE"):
+            parts_engine.environment({**table, "env": [entry]})
 
 
 def test_what_is_listed_as_foreign_is_not_ours() -> None:
