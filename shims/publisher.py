@@ -1,8 +1,11 @@
 """Tells the daemon what happened, in order, however long it is away.
 
-Events wait in a bounded queue until the daemon has taken them. When the queue is full the oldest
-are dropped: exits are on disk as well, and a daemon that comes back asks for the state anyway.
-Between tries it waits longer and longer, but a daemon that connects to us is tried at once.
+Events wait in a bounded queue until the daemon has taken them, each with the time at which it
+happened. When the queue is full, the oldest that is no exit is dropped: who comes back asks for the
+state anyway. Exits are never dropped, and need no bound of their own: there is one for each process
+that the daemon has had started. An answer that is lost makes an event come twice; the daemon drops
+the second (``supervisord.events.seen``). Between tries it waits longer and longer, but a daemon
+that connects to us is tried at once.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from protos.containerd.services.events.ttrpc.v1 import events_ttrpc_pb2
-from supervisord.contracts.errors import Error, Unavailable
+from supervisord.contracts.errors import Error, InvalidArgument, Unavailable
 
 from . import log
 from .loop import Future, Loop, Timer
@@ -22,6 +25,7 @@ from .rpc import Client
 
 SERVICE = "containerd.services.events.ttrpc.v1.Events"
 _CAPACITY = 2048
+_EXIT = "/tasks/exit"
 _SECONDS = 5.0
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 15.0
@@ -35,7 +39,8 @@ class Publisher:
         self._loop = loop
         self._address = address.removeprefix("unix://")
         self._namespace = namespace
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[tuple[str, bytes]] = deque()
+        """Topics, and requests to forward."""
         self._dropped = 0
         self._running = False
         self._pause: Future[None] | None = None
@@ -56,12 +61,18 @@ class Publisher:
         envelope.event.type_url = event.DESCRIPTOR.full_name
         envelope.event.value = event.SerializeToString()
         if len(self._queue) >= _CAPACITY:
-            self._queue.popleft()
-            self._dropped += 1
-        self._queue.append(request.SerializeToString())
+            self._make_room()
+        self._queue.append((topic, request.SerializeToString()))
         if not self._running:
             self._running = True
             self._loop.spawn(self._deliver(), "publisher")
+
+    def _make_room(self) -> None:
+        for number, (topic, _) in enumerate(self._queue):
+            if topic != _EXIT:
+                del self._queue[number]
+                self._dropped += 1
+                return
 
     def poke(self) -> None:
         """The daemon is there: tries at once."""
@@ -91,7 +102,9 @@ class Publisher:
             while self._queue:
                 head = self._queue[0]
                 try:
-                    await self._forward(head)
+                    await self._forward(head[1])
+                except InvalidArgument as error:
+                    log.error("event refused", topic=head[0], error=error)  # as it ever will be
                 except Error as error:
                     if not isinstance(error, Unavailable):
                         log.warning("event not taken", error=error)

@@ -1,11 +1,12 @@
 """The zygote: a small warm interpreter that forks workers on request.
 
 ``python -m shims.zygote FD KIND [spare]`` reads requests from the SOCK_SEQPACKET socket FD: JSON
-with ``seq`` and ``arguments``, and the worker's descriptors attached. It answers JSON with ``seq``
-and ``pid``, or ``error``. A worker belongs to init, because it is forked twice, and shares the
-zygote's memory until it writes to it: so everything is imported before the first fork and frozen
-out of the garbage collector's sight. Each kind has a zygote of its own, so that none carries what
-another needs. It ends when its socket closes; the workers live on.
+with ``seq`` and ``arguments``, and the worker's descriptors attached. The worker answers JSON with
+``seq`` and ``pid``; the zygote, where there is none, with ``error``, or ``lost`` where one ended
+before it had taken its request. A worker belongs to init, because it is forked twice, and shares
+the zygote's memory until it writes to it: so everything is imported before the first fork and
+frozen out of the garbage collector's sight. Each kind has a zygote of its own, so that none carries
+what another needs. It ends when its socket closes; the workers live on.
 """
 
 # Paths stay strings: every shim would pay for pathlib with memory of its own.
@@ -22,6 +23,7 @@ from _socket import (
     AF_UNIX,
     CMSG_SPACE,
     MSG_CMSG_CLOEXEC,
+    MSG_DONTWAIT,
     SCM_RIGHTS,
     SOCK_SEQPACKET,
     SOL_SOCKET,
@@ -49,7 +51,9 @@ _MAX_FDS = 16
 _ROOM = CMSG_SPACE(_MAX_FDS * 4)
 _LAST_FD = (1 << 31) - 1
 _IDLE_MS = 15
+_MOST_UNCHECKED = 64
 _SPARE = "spare"
+_WORD = b"."
 
 
 def load(kind: str) -> tuple[Worker, Finish]:
@@ -73,11 +77,28 @@ def serve(sock: socket, kind: str, worker: Worker, *, spares: bool = False) -> N
     already, ready to become a worker, so that a worker costs a message; the next is made when no
     request has come for a moment, because it would compete with the one that just begins."""
     spare: socket | None = None
+    begun: list[tuple[socket, bytes]] = []  # requests that are to become workers, not checked yet
+    slow: dict[int, tuple[socket, bytes]] = {}  # those that took longer, by descriptor
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLIN)
     while True:
-        if spare is None and spares and not poll.poll(_IDLE_MS):
-            spare = _make_spare(sock, kind, worker)
+        wants_spare = spares and spare is None
+        ready = [fd for fd, _ in poll.poll(_IDLE_MS if begun or wants_spare else None)]
+        for fd in ready:
+            if fd in slow:
+                poll.unregister(fd)
+                _is_settled(sock, *slow.pop(fd))
+        is_quiet = sock.fileno() not in ready
+        if is_quiet or len(begun) > _MOST_UNCHECKED:
+            for one in begun:
+                if not _is_settled(sock, *one):
+                    slow[one[0].fileno()] = one
+                    poll.register(one[0].fileno(), select.POLLIN)
+            begun.clear()
+        if is_quiet:
+            if wants_spare and not ready:
+                spare = _make_spare(sock, kind, worker)
+            continue
         # Like socket.recv_fds, but what this process touches is lost to the worker before.
         data, ancillary, _, _ = sock.recvmsg(_MAX_REQUEST, _ROOM, MSG_CMSG_CLOEXEC)
         if not data:
@@ -86,24 +107,26 @@ def serve(sock: socket, kind: str, worker: Worker, *, spares: bool = False) -> N
         for _, _, content in ancillary:
             fds.frombytes(content)
         if spare is None or not _hand_over(spare, data, fds):
-            _fork(sock, kind, worker, data, fds.tolist())
+            spare = _fork(sock, kind, worker, data, fds.tolist())
+        if spare is not None:
+            begun.append((spare, data))
+            spare = None
         for fd in fds:
             os.close(fd)
-        if spare is not None:
-            spare.close()
-            spare = None
 
 
-def _fork(sock: socket, kind: str, worker: Worker, data: bytes, fds: list[int]) -> None:
+def _fork(sock: socket, kind: str, worker: Worker, data: bytes, fds: list[int]) -> socket | None:
+    """A worker for a request, and the socket over which it says its word."""
     try:
-        if not _is_worker():
-            return
+        end, is_worker = _worker()
     except OSError as error:
         _answer(sock, json.loads(data)["seq"], error=f"fork: {error.strerror}")
-        return
+        return None
+    if not is_worker:
+        return end
     status = 1
     try:
-        request = _accept(sock, data)
+        request = _accept(sock, end, data)
         _settle(kind, fds)
         worker(request["arguments"], fds)
         status = 0
@@ -129,11 +152,29 @@ def _is_worker() -> bool:
     return True
 
 
-def _accept(sock: socket, data: bytes) -> dict[str, Any]:
+def _worker() -> tuple[socket, bool]:
+    """Forks a worker: answers the two ends of a socket between the zygote and it, and True in the
+    worker. Raises OSError."""
+    ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+    try:
+        is_worker = _is_worker()
+    except OSError:
+        ours.close()
+        theirs.close()
+        raise
+    (ours if is_worker else theirs).close()
+    return (theirs, True) if is_worker else (ours, False)
+
+
+def _accept(sock: socket, end: socket, data: bytes) -> dict[str, Any]:
     """The request that this process is going to serve. The answer to it comes from the worker
-    itself: once it is there, it is there for good."""
+    itself: once it is there, it is there for good. Then the zygote gets its word."""
     request, _ = _parse(data.decode(), 0)
     os.write(sock.fileno(), b'{"seq": %d, "pid": %d}' % (request["seq"], os.getpid()))
+    try:
+        end.send(_WORD)
+    except OSError as error:
+        log.debug("the zygote has gone", error=error)
     return request  # type: ignore[no-any-return]
 
 
@@ -147,34 +188,43 @@ def _hand_over(spare: socket, data: bytes, fds: array[int]) -> bool:
     return True
 
 
+def _is_settled(sock: socket, end: socket, data: bytes) -> bool:
+    """Whether a worker has taken its request, or has ended before it could, which is told. It
+    says a word after it has answered."""
+    try:
+        word = end.recv(1, MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        word = b""
+    end.close()
+    if not word:
+        log.warning("a worker ended before it had taken its request")
+        _answer(sock, json.loads(data)["seq"], lost=1)
+    return True
+
+
 def _make_spare(sock: socket, kind: str, worker: Worker) -> socket | None:
     """A worker without a request, and the socket over which it gets one; it ends when that
     closes. None where there cannot be one now."""
     try:
-        ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+        end, is_worker = _worker()
     except OSError as error:
         log.warning("no spare", error=error)
         return None
-    try:
-        if not _is_worker():
-            theirs.close()
-            return ours
-    except OSError as error:
-        log.warning("no spare", error=error)
-        ours.close()
-        theirs.close()
-        return None
+    if not is_worker:
+        return end
     status = 1
     try:
-        _settle(_SPARE, (sock.fileno(), theirs.fileno()))
-        data, ancillary, _, _ = theirs.recvmsg(_MAX_REQUEST, _ROOM, MSG_CMSG_CLOEXEC)
+        _settle(_SPARE, (sock.fileno(), end.fileno()))
+        data, ancillary, _, _ = end.recvmsg(_MAX_REQUEST, _ROOM, MSG_CMSG_CLOEXEC)
         if data:
             fds = array("i")
             for _, _, content in ancillary:
                 fds.frombytes(content)
-            request = _accept(sock, data)
+            request = _accept(sock, end, data)
             sock.close()
-            theirs.close()
+            end.close()
             _name(kind)
             worker(request["arguments"], fds.tolist())
         status = 0

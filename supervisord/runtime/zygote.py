@@ -3,8 +3,8 @@
 There is one zygote for each kind of worker (``python -m shims.zygote``), started with its first
 request. Requests are pipelined: any number may wait for their answers at a time. A worker answers
 for itself, so a request without an answer when the socket ends has made no worker, and is sent
-again, once, to a new zygote. Workers are not our children and need no reaping; a zygote is, and
-is waited for when its socket ends.
+again, once, to a new zygote; so is one whose worker died before it answered. Workers are not our
+children and need no reaping; a zygote is, and is waited for when its socket ends.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Zygote:
                 try:
                     return await (await self._family(kind)).request(arguments, fds)
                 except _Lost:
-                    log.warning("the %s zygote died, starting another", kind)
+                    log.warning("the %s zygote or its spare died, asking again", kind)
                     return await (await self._family(kind)).request(arguments, fds)
         except _Lost as error:
             raise Unavailable(f"zygote: {error}") from error
@@ -199,7 +199,11 @@ class _Family:
             message = json.loads(data)
             answer = self._waiting.get(message["seq"])
             if answer is None or answer.done():
+                if "lost" in message:  # it had answered, in its last moment
+                    continue
                 log.warning("a worker came too late: %s", message)
+            elif "lost" in message:
+                answer.set_exception(_Lost("the worker ended before it answered"))
             elif "pid" in message:
                 answer.set_result(message["pid"])
             else:

@@ -152,6 +152,37 @@ def test_exit_while_it_was_down_comes_as_an_event(mortal: Mortal) -> None:
     assert found == [("c", pid, 7)]
 
 
+@pytest.mark.only("supervisord", reason="containerd loses what nobody was subscribed to")
+def test_events_of_the_time_are_told_in_order_with_their_times(mortal: Mortal) -> None:
+    pid = mortal.run("c", "sh", "-c", "sleep 1.2; exit 4")
+    for number in range(3):
+        mortal.wire.exec("c", f"e{number}", ["sh", "-c", f"sleep 0.{number + 5}; exit {number}"])
+        mortal.wire.start("c", f"e{number}")
+    mortal.kill()
+    until_gone(pid)
+    back = time.time_ns()
+    mortal.start()
+    request = events_pb2.SubscribeRequest(
+        filters=[f'topic=="/tasks/exit",namespace=={mortal.namespace}']
+    )
+    found = []
+    for envelope in mortal.wire.events.Subscribe(request, timeout=30):
+        found.append((payload(envelope), envelope.timestamp.ToNanoseconds()))
+        if len(found) == 4:
+            break
+    assert [(event.id, event.exit_status) for event, _ in found] == [
+        ("e0", 0),
+        ("e1", 1),
+        ("e2", 2),
+        ("c", 4),
+    ]
+    times = [when for _, when in found]
+    assert times == sorted(times)
+    assert times[-1] < back
+    for event, when in found:
+        assert 0 <= when - event.exited_at.ToNanoseconds() < 1_000_000_000
+
+
 def test_exec_goes_on_too(mortal: Mortal) -> None:
     mortal.run("c")
     mortal.wire.exec("c", "e", ["sleep", "600"])

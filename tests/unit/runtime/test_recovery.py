@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -11,11 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from protos.containerd.events import events_pb2
 from supervisord.contracts.errors import Unavailable
-from supervisord.contracts.tasks import Status
+from supervisord.contracts.tasks import Status, Stdio
+from supervisord.contracts.typed import TypedValue
+from supervisord.events.fields import decode
 from supervisord.linux import process
+from supervisord.runtime.launch import connect
+from supervisord.runtime.shim import Shim
 
-from .conftest import NS, Engine, needs_root, told, until
+from .conftest import NS, SPEC_URL, Engine, needs_root, spec, told, until
 
 pytestmark = needs_root
 
@@ -159,3 +165,40 @@ async def test_close_answers_who_waits(engine: Engine) -> None:
     await engine.restart()
     with pytest.raises((asyncio.CancelledError, Unavailable)):
         await waiting
+
+
+async def test_events_of_the_time_without_a_daemon(engine: Engine) -> None:
+    """All of them, each once, in order, with the times at which things happened."""
+    pid = await engine.run("web", "sleep", "60")
+    task = engine.manager._tasks[NS, "web"]
+    record = task.record
+    await engine.close()
+    client = await connect(record.address, 5)
+    shim = Shim(client, NS, "web", record.version)
+    process_spec = TypedValue(
+        SPEC_URL, json.dumps(spec("web", ["sh", "-c", "exit 3"])["process"]).encode()
+    )
+    for exec_id in ("one", "two"):
+        await shim.exec(exec_id, Stdio(), process_spec)
+        await shim.start(exec_id)
+        assert (await shim.wait(exec_id)).exit_status == 3
+    await shim.kill(9)
+    assert (await shim.wait()).exit_status == 137
+    shim.close()
+    back = time.time_ns()
+    subscription = engine.exchange.subscribe(['topic~="/tasks/(exec|exit|delete)"'])
+    await engine.open()
+    events = [await asyncio.wait_for(anext(subscription), 20) for _ in range(7)]
+    kinds = ["exec-added", "exec-started", "exit"]
+    assert [event.topic for event in events] == [
+        f"/tasks/{kind}" for kind in [*kinds, *kinds, "exit"]
+    ]
+    times = [event.timestamp for event in events]
+    assert times == sorted(times)
+    assert times[-1] < back
+    last = decode(events[-1].event)
+    assert isinstance(last, events_pb2.TaskExit)
+    assert (last.pid, last.exit_status) == (pid, 137)
+    await engine.manager.delete(NS, "web")
+    assert (await asyncio.wait_for(anext(subscription), 20)).topic == "/tasks/delete"
+    await subscription.aclose()

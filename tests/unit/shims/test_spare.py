@@ -65,6 +65,31 @@ async def test_a_spare_that_was_killed_is_not_missed(shims: ShimRoom) -> None:
     assert (await shim.call("Connect", v3.ConnectResponse)).shim_pid == shim.pid
 
 
+async def test_a_spare_that_is_killed_with_a_request_in_hand(shims: ShimRoom) -> None:
+    """It has the request and has not read it: the create does not wait for its deadline."""
+    _, spare = await zygote_with_spare(shims)
+    os.kill(spare, signal.SIGSTOP)
+    making = asyncio.ensure_future(shims.shim("one", "/bin/true"))
+    await asyncio.sleep(0.1)  # longer than the zygote waits before it looks
+    assert not making.done()
+    os.kill(spare, signal.SIGKILL)
+    shim = await asyncio.wait_for(making, 10)
+    assert shim.pid != spare
+    assert (await shim.call("Connect", v3.ConnectResponse)).shim_pid == shim.pid
+
+
+async def test_a_spare_that_is_slow_with_a_request_in_hand(shims: ShimRoom) -> None:
+    zygote, spare = await zygote_with_spare(shims)
+    os.kill(spare, signal.SIGSTOP)
+    making = asyncio.ensure_future(shims.shim("one", "/bin/true"))
+    await asyncio.sleep(0.1)
+    other = await shims.shim("two", "/bin/true")  # which it does not hold up
+    os.kill(spare, signal.SIGCONT)
+    assert (await making).pid == spare
+    assert other.pid != spare
+    await eventually(lambda: len(spares(zygote)) == 1)
+
+
 async def test_a_spare_ends_with_its_zygote(shims: ShimRoom) -> None:
     zygote, spare = await zygote_with_spare(shims)
     os.kill(zygote, signal.SIGKILL)
