@@ -69,7 +69,13 @@ async def adopt(
     Raises FailedPrecondition where it cannot be taken over, Unknown (the runtime's words)."""
     notes = _notes(orphan)
     runtime = Runtime(
-        loop, reaper, notes["binary"], notes["root"], orphan.bundle, notes["systemd_cgroup"]
+        loop,
+        reaper,
+        notes["binary"],
+        notes["root"],
+        orphan.bundle,
+        notes["systemd_cgroup"],
+        defaults.seconds,
     )
     state = await runtime.state(orphan.id)
     status, pid = str(state.get("status")), state.get("pid")

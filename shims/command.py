@@ -54,8 +54,9 @@ def spawn(
     environment: Mapping[str, str] | None = None,
     extra: Sequence[int] = (),
 ) -> int:
-    """Starts a program (looked up in PATH) and answers its pid. ``extra`` descriptors become
-    3, 4, ... of the child. Raises NotFound (no such program), Unknown."""
+    """Starts a program (looked up in PATH) and answers its pid. It leads a process group of its
+    own. ``extra`` descriptors become 3, 4, ... of the child. Raises NotFound (no such program),
+    Unknown."""
     actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = []
     for number, fd in enumerate((streams.stdin, streams.stdout, streams.stderr)):
         if fd < 0:
@@ -72,6 +73,7 @@ def spawn(
             list(arguments),
             _ENVIRONMENT if environment is None else environment,
             file_actions=actions,
+            setpgroup=0,
             setsigmask=(),
             setsigdef=DEFAULT_SIGNALS,
         )
@@ -90,13 +92,13 @@ def _dup_above(fd: int, least: int) -> int:
 
 
 async def finish(loop: Loop, reaper: Reaper, pid: int, seconds: float, what: str) -> Exit:
-    """Waits for a spawned program; kills it when the time is over.
+    """Waits for a spawned program; kills it and its process group when the time is over.
 
     Raises DeadlineExceeded, after the program is gone."""
     ended = reaper.exit_of(pid)
     try:
         return await loop.within(seconds, ended, what)
     except DeadlineExceeded:
-        os.kill(pid, _SIGKILL)  # not reaped yet, so the pid is still the program's
+        os.killpg(pid, _SIGKILL)  # not reaped yet, so the pid is still the program's
         await ended
         raise

@@ -21,6 +21,7 @@ from supervisord.contracts.errors import (
     Error,
     FailedPrecondition,
     NotFound,
+    Unknown,
 )
 from supervisord.linux import cgroups
 
@@ -166,12 +167,14 @@ class Container:
                     if not pid:
                         pid = await self.runtime.exec(self.id, description, pid_file, streams)
                     stdio.given()
+                self.reaper.check(pid, child=False)
                 process.pid = pid
                 self.reaper.expect(pid, lambda exit: self.exec_exited(process, exit))
             running.write(bundle.path, process.id, pid, process.wishes, stdio)
         except BaseException:
             if pid:  # it runs, but nobody could talk to it
-                with contextlib.suppress(ProcessLookupError):
+                with contextlib.suppress(ProcessLookupError, Unknown):
+                    self.reaper.check(pid, child=False)
                     os.kill(pid, SIGKILL)
             stdio.close()
             raise
@@ -263,9 +266,18 @@ class Container:
             try:
                 await command(self.id)
             except BaseException:
+                if ask is Event.PAUSE:
+                    await self._unfreeze()
                 self._carry_out(init, init.machine.feed(failed))
                 raise
             self._carry_out(init, init.machine.feed(done))
+
+    async def _unfreeze(self) -> None:
+        """A pause that failed may have got halfway, or all the way."""
+        try:
+            await self.runtime.resume(self.id)
+        except Error as error:
+            log.debug("nothing was frozen", id=self.id, error=error)
 
     async def update(self, resources: bytes) -> None:
         """Applies LinuxResources (JSON). Raises FailedPrecondition, Unknown."""

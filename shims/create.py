@@ -24,7 +24,7 @@ from .process import Process
 from .reaper import Reaper
 from .restore import Restore
 from .running import describe
-from .runtime import Runtime
+from .runtime import COMMAND_SECONDS, Runtime, RuntimeFailure
 from .stdio import Stdio, Wishes
 
 
@@ -37,6 +37,8 @@ class Defaults:
     runtime: str
     runtime_root: str
     exec_by_hand: bool = True
+    seconds: float = COMMAND_SECONDS
+    """The longest that one of its commands may take."""
 
 
 async def create(
@@ -57,6 +59,7 @@ async def create(
         f"{options.root or defaults.runtime_root}/{defaults.namespace}",
         bundle.path,
         options.systemd_cgroup,
+        defaults.seconds,
     )
     wishes = Wishes(request.stdin, request.stdout, request.stderr, request.terminal)
     stdio = Stdio(loop, reaper, wishes)
@@ -107,7 +110,7 @@ async def _run(container: Container, options: options_pb2.Options, rootfs: Any) 
             plan = Plan(container.id, container.bundle, rootfs, options, notes, streams)
             facts = await runtime.apart(plan.carry_out, "create")
             init.stdio.given()
-            container.created(facts)
+            await _accept(container, plan, facts)
             return
         with ConsoleSocket(container.bundle.path, "init.pty") as console:
             plan = Plan(
@@ -126,7 +129,16 @@ async def _run(container: Container, options: options_pb2.Options, rootfs: Any) 
             except BaseException:
                 await plan.take_back(runtime)
                 raise
-        container.created(facts)
+        await _accept(container, plan, facts)
+
+
+async def _accept(container: Container, plan: Plan, facts: dict[str, Any]) -> None:
+    try:
+        container.reaper.check(facts["pid"], child=True)
+    except Error:
+        await plan.take_back(container.runtime)
+        raise
+    container.created(facts)
 
 
 def _notes(container: Container) -> str:
@@ -155,7 +167,8 @@ class Plan:
     async def carry_out(self, runtime: Runtime) -> dict[str, Any]:
         """Mounts, creates, and answers the facts of ``container.Facts``."""
         await _prepare(self.bundle, runtime, self.rootfs, self.notes)
-        made = False
+        state = f"{runtime.root}/{self.id}"
+        foreign = os.access(state, os.F_OK)  # somebody else's, which no undo may touch
         try:
             pid = await runtime.create(
                 self.id,
@@ -165,13 +178,12 @@ class Plan:
                 no_pivot=self.options.no_pivot_root,
                 no_new_keyring=self.options.no_new_keyring,
             )
-            made = True
             return observe(pid)
-        except BaseException:
-            if made:
-                await self.take_back(runtime)
-            else:
+        except BaseException as error:
+            if foreign or (isinstance(error, RuntimeFailure) and not os.access(state, os.F_OK)):
                 _undone(self.bundle.unmount)
+            else:  # it was stopped halfway, or did more than it told
+                await self.take_back(runtime)
             raise
 
     async def take_back(self, runtime: Runtime) -> None:

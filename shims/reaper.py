@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from supervisord.contracts.errors import Unknown
+
 from .loop import READ, Future, Loop
 
 
@@ -46,6 +48,21 @@ class Reaper:
             self._owners[pid] = owner
         else:
             self._loop.soon(lambda: owner(exit))
+
+    def check(self, pid: int, *, child: bool) -> None:
+        """Refuses a pid that a runtime made up, where it is told (inside ``early``). ``child``:
+        it is ours already; else whoever started it may still be on its way out.
+
+        Raises Unknown."""
+        if pid in self._early:
+            return
+        try:
+            if child:
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            else:
+                os.kill(pid, 0)
+        except (OSError, OverflowError) as error:
+            raise Unknown(f"the OCI runtime told pid {pid}, which is none of its own") from error
 
     def exit_of(self, pid: int) -> Future[Exit]:
         """The exit of a child of ours, as a future."""

@@ -22,9 +22,12 @@ from .loop import Loop
 from .reaper import Reaper
 
 COMMAND_SECONDS = 120.0
-"""After this time a runtime command counts as stuck, and is killed."""
+"""After this time a runtime command counts as stuck, and is killed with all that it started."""
 
-_APART_SECONDS = 2 * COMMAND_SECONDS
+_BRIEF_SECONDS = 40.0
+"""The same for commands that start nothing: the daemon waits a minute for what they are part of."""
+
+_UNDO_SECONDS = 15.0
 _TAIL = 4096
 
 
@@ -50,6 +53,8 @@ class Runtime:
     root: str
     bundle: str
     systemd_cgroup: bool = False
+    seconds: float = COMMAND_SECONDS
+    """The longest that a command may take."""
 
     @property
     def is_runc(self) -> bool:
@@ -68,10 +73,20 @@ class Runtime:
 
         def run(loop: Loop, reaper: Reaper) -> Coroutine[Any, Any, Any]:
             return work(
-                Runtime(loop, reaper, self.binary, self.root, self.bundle, self.systemd_cgroup)
+                Runtime(
+                    loop,
+                    reaper,
+                    self.binary,
+                    self.root,
+                    self.bundle,
+                    self.systemd_cgroup,
+                    self.seconds,
+                )
             )
 
-        return await apart(self.loop, self.reaper, run, _APART_SECONDS, what)
+        # The fork keeps the deadlines itself: of a command, and of one that undoes it.
+        seconds = 2 * self.seconds + _UNDO_SECONDS
+        return await apart(self.loop, self.reaper, run, seconds, what)
 
     async def create(
         self,
@@ -111,14 +126,14 @@ class Runtime:
         """Removes what the runtime holds of the container; nothing to do where it is gone."""
         arguments = ["delete", "--force", id] if force else ["delete", id]
         try:
-            await self.run(arguments, "failed to delete task")
+            await self.run(arguments, "failed to delete task", seconds=_BRIEF_SECONDS)
         except RuntimeFailure as error:
             if "does not exist" not in error.reason:
                 raise
 
     async def kill(self, id: str, signal: int, *, all: bool) -> None:
         arguments = ["kill", *(["--all"] if all else []), id, str(signal)]
-        await self.run(arguments, "OCI runtime kill failed")
+        await self.run(arguments, "OCI runtime kill failed", seconds=_BRIEF_SECONDS)
 
     async def state(self, id: str) -> dict[str, Any]:
         """What the runtime knows of a container: at least ``status`` and ``pid``. Raises
@@ -137,14 +152,15 @@ class Runtime:
         return state
 
     async def pause(self, id: str) -> None:
-        await self.run(["pause", id], "OCI runtime pause failed")
+        await self.run(["pause", id], "OCI runtime pause failed", seconds=_BRIEF_SECONDS)
 
     async def resume(self, id: str) -> None:
-        await self.run(["resume", id], "OCI runtime resume failed")
+        await self.run(["resume", id], "OCI runtime resume failed", seconds=_BRIEF_SECONDS)
 
     async def update(self, id: str, resources: str) -> None:
         """Applies the LinuxResources (JSON) in the file ``resources``."""
-        await self.run(["update", "--resources", resources, id], "OCI runtime update failed")
+        arguments = ["update", "--resources", resources, id]
+        await self.run(arguments, "OCI runtime update failed", seconds=_BRIEF_SECONDS)
 
     async def pids(self, id: str) -> list[int]:
         """The processes of the container as the runtime numbers them: those of a sandbox have
@@ -182,7 +198,12 @@ class Runtime:
         return read_pid(pid_file)
 
     async def run(
-        self, arguments: Sequence[str], what: str, streams: Streams | None = None
+        self,
+        arguments: Sequence[str],
+        what: str,
+        streams: Streams | None = None,
+        *,
+        seconds: float = COMMAND_SECONDS,
     ) -> None:
         """Runs one command to its end. Raises RuntimeFailure, DeadlineExceeded."""
         folder = self.bundle if os.access(self.bundle, os.F_OK) else self.root
@@ -200,9 +221,11 @@ class Runtime:
                 pid = spawn([*command, *arguments], streams)
             except NotFound as error:
                 raise RuntimeFailure(what, error.message) from error
-            exit = await finish(self.loop, self.reaper, pid, COMMAND_SECONDS, what)
+            limit = min(seconds, self.seconds)
+            name = f"{what}: {self.binary} {arguments[0]}"
+            exit = await finish(self.loop, self.reaper, pid, limit, name)
             if exit.status != 0:
-                reason = last_error(log_file) or _tail(scratch) or f"exit status {exit.status}"
+                reason = last_error(log_file) or _tail(scratch) or _how(exit.status)
                 raise RuntimeFailure(what, reason)
         finally:
             if scratch >= 0:
@@ -210,12 +233,20 @@ class Runtime:
             remove(log_file)
 
 
+def _how(status: int) -> str:
+    """How a command ended that said nothing."""
+    return f"killed by signal {status - 128}" if status > 128 else f"exit status {status}"
+
+
 def read_pid(path: str) -> int:
     """The pid that the runtime wrote. Raises Unknown."""
     try:
-        return int(read(path))
+        pid = int(read(path))
     except (OSError, ValueError) as error:
         raise Unknown(f"failed to retrieve OCI runtime container pid: {error}") from error
+    if pid < 2:  # it is going to be signalled: these would reach others
+        raise Unknown(f"failed to retrieve OCI runtime container pid: {pid} is none")
+    return pid
 
 
 def last_error(path: str) -> str:

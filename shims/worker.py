@@ -21,6 +21,7 @@ from .loop import Loop
 from .publisher import Publisher
 from .reaper import Reaper, catch_signal
 from .rpc import Late, Method, Methods, Server
+from .runtime import COMMAND_SECONDS
 from .service import ABANDONABLE, METHODS, TaskService
 
 _SANDBOX = "containerd.runtime.sandbox.v1.Sandbox"
@@ -40,6 +41,7 @@ def settle() -> None:
 def main(arguments: Mapping[str, object], fds: Sequence[int]) -> None:
     """``fds``: the listening socket and the log file. ``arguments``: ``namespace``, ``id``,
     ``publish`` (the daemon's ttrpc socket, "" for none), ``runtime``, ``runtime_root``,
+    ``runtime_seconds`` (the longest that one of its commands may take),
     ``log_level``, ``exec_by_hand`` (false to leave all execs to the runtime), ``address`` with
     ``unlink`` true where the shim owns its socket's file, ``idle_seconds`` between two looks at
     whether anybody still wants this shim, and ``sched_core`` true where it is to have processor
@@ -61,6 +63,7 @@ def main(arguments: Mapping[str, object], fds: Sequence[int]) -> None:
         str(arguments["runtime"]),
         str(arguments["runtime_root"]),
         bool(arguments.get("exec_by_hand", True)),
+        float(arguments.get("runtime_seconds") or COMMAND_SECONDS),  # type: ignore[arg-type]
     )
 
     def end() -> None:

@@ -160,6 +160,8 @@ async def _runtime(context: PluginContext) -> Any:
     from supervisord.runtime.manager import TaskManager
     from supervisord.runtime.oci import OciRuntimes
 
+    from .durations import seconds
+
     metadata = context.get(METADATA)
     settings = Settings(
         state=context.state,
@@ -167,6 +169,7 @@ async def _runtime(context: PluginContext) -> Any:
         ttrpc_address=context.ttrpc_address,
         runtime_root=str(context.config["runtime_root"] or f"{context.state}/oci"),
         log_level=context.config["shim_log_level"],
+        runtime_seconds=seconds(context.config["runtime_timeout"], "runtime_timeout"),
         exec_by_hand=context.config["exec_by_hand"],
         shims={**_brought(context), **named(context.config["runtimes"])},
         shim_env=environment(context.config),
@@ -351,6 +354,7 @@ REGISTRATIONS = (
         config={
             "oci_runtime": "",
             "runtime_root": "",
+            "runtime_timeout": "2m",
             "shim_log_level": "info",
             "exec_by_hand": True,
             "env": [],
@@ -361,6 +365,7 @@ REGISTRATIONS = (
             "oci_runtime": "Name or path of the OCI runtime for containers that ask for none; "
             "empty for crun where it works on this machine, else runc.",
             "runtime_root": "Folder of the OCI runtimes' own state; empty for one below state.",
+            "runtime_timeout": "How long a command of an OCI runtime may take before it is killed.",
             "shim_log_level": "What shims write into their logs.",
             "exec_by_hand": "Shims enter a container of runc themselves to run another process in "
             "it, where that is all that runc would do; false calls runc always.",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,8 +35,8 @@ async def run(
     cwd: str = "/",
     env: Mapping[str, str] | None = None,
 ) -> Result:
-    """Runs ``argv`` and waits for it; it is killed at the deadline, or when the caller is
-    cancelled. Raises NotFound (no such program), DeadlineExceeded, Unknown."""
+    """Runs ``argv`` and waits for it; it is killed with its process group at the deadline, or when
+    the caller is cancelled. Raises NotFound (no such program), DeadlineExceeded, Unknown."""
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
@@ -57,6 +59,6 @@ async def run(
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     return Result(process.returncode or 0, stdout, stderr)

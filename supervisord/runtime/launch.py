@@ -31,7 +31,8 @@ _CONNECT_SECONDS = 5.0
 class Settings:
     """Where things are, as shims are told: the state folder, the daemon's gRPC socket and the
     ttrpc socket that takes their events, the folder of the OCI runtimes' state, the log level,
-    whether they run execs without the OCI runtime where they can; the executables of the shims that
+    whether they run execs without the OCI runtime where they can, the longest that one of its
+    commands may take (0: what the shim thinks right); the executables of the shims that
     the configuration names or plugins have brought, by runtime name; and what is added to the
     environment of shims."""
 
@@ -41,6 +42,7 @@ class Settings:
     runtime_root: str
     log_level: str = "info"
     exec_by_hand: bool = True
+    runtime_seconds: float = 0.0
     shims: Mapping[str, str] = field(default_factory=dict)
     shim_env: Mapping[str, str] = field(default_factory=dict)
 
@@ -144,6 +146,7 @@ class Launcher:
             "publish": self._settings.ttrpc_address,
             "runtime": runtime,
             "runtime_root": self._settings.runtime_root,
+            "runtime_seconds": self._settings.runtime_seconds,
             "log_level": self._settings.log_level,
             "exec_by_hand": self._settings.exec_by_hand,
             "sched_core": bool(self._settings.shim_env.get("SCHED_CORE")),

@@ -140,14 +140,11 @@ class Wire:
         change: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         """A container record with a spec, and a snapshot over ``parent`` under the same key."""
-        document = spec(self.namespace, id, arguments)
-        if change is not None:
-            change(document)
-        record = containers_pb2.Container(id=id, labels=labels or {}, snapshotter="overlayfs")
-        record.runtime.name = RUNTIME
-        record.snapshot_key = id
-        record.spec.type_url = SPEC_URL
-        record.spec.value = json.dumps(document).encode()
+        self.prepare(id, parent)
+        self.container_record(id, arguments, labels=labels, change=change)
+
+    def prepare(self, id: str, parent: str = "") -> None:
+        """The snapshot of ``container``."""
         self.snapshots.Prepare(
             snapshots_pb2.PrepareSnapshotRequest(
                 snapshotter="overlayfs",
@@ -156,6 +153,24 @@ class Wire:
                 labels={"containerd.io/gc.root": "1"},
             )
         )
+
+    def container_record(
+        self,
+        id: str,
+        arguments: Sequence[str] = ("sleep", "600"),
+        *,
+        labels: dict[str, str] | None = None,
+        change: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        """The record of ``container``."""
+        document = spec(self.namespace, id, arguments)
+        if change is not None:
+            change(document)
+        record = containers_pb2.Container(id=id, labels=labels or {}, snapshotter="overlayfs")
+        record.runtime.name = RUNTIME
+        record.snapshot_key = id
+        record.spec.type_url = SPEC_URL
+        record.spec.value = json.dumps(document).encode()
         self.containers.Create(containers_pb2.CreateContainerRequest(container=record))
 
     def create_task(self, id: str, **stdio: Any) -> int:

@@ -27,6 +27,8 @@ from tests.conformance.fixtures import IMAGE
 from tests.conformance.ocitar import Image
 from tests.conformance.wire import Wire, payload
 
+from .residue import PLUGIN
+
 
 @dataclass
 class Mortal:
@@ -329,11 +331,13 @@ def _remove(wire: Wire, id: str) -> None:
 
 def _nothing_is_left(mortal: Mortal, ids: list[str]) -> None:
     """No process, mount, cgroup, bundle of any of them, soon."""
+    below = mortal.daemon.state / PLUGIN
+    assert below.is_dir()
     deadline = time.monotonic() + 8
     while True:
         left = [f"mount {point}" for point in mortal.daemon.mounts()]
         left += [f"cgroup {p}" for id in ids for p in cgroup_folders(f"/{mortal.namespace}/{id}")]
-        left += [f"file {p}" for id in ids for p in mortal.daemon.state.glob(f"*/*/{id}")]
+        left += [f"file {p}" for id in ids for p in below.glob(f"*/*/{id}")]
         if not left:
             return
         assert time.monotonic() < deadline, left
