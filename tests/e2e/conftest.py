@@ -22,6 +22,9 @@ def pytest_configure(config: pytest.Config) -> None:
     fixtures.register(config)
 
 
+collect_ignore = ["vm/inside"]  # they run in the machine
+
+
 class Sctl(Ctr):
     """``sctl``, driven as ``ctr`` is."""
 

@@ -1,0 +1,1 @@
+"""Tests that run inside the machine; ``test_unified_host`` outside reports them."""
