@@ -37,6 +37,7 @@ NOUNS = (
     NounEntry("images", "images", "manage images", ("image", "i")),
     NounEntry("containers", "containers", "manage containers", ("container", "c")),
     NounEntry("tasks", "tasks", "manage tasks: the running processes", ("task", "t")),
+    NounEntry("sandboxes", "sandboxes", "manage sandboxes", ("sandbox", "sb", "s")),
     NounEntry("snapshots", "snapshots", "manage snapshots", ("snapshot",)),
     NounEntry("content", "content", "manage content"),
     NounEntry("namespaces", "namespaces", "manage namespaces", ("namespace", "ns")),

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from protos.containerd.services.leases.v1.leases_pb2_grpc import LeasesStub
     from protos.containerd.services.namespaces.v1.namespaces_pb2_grpc import NamespacesStub
+    from protos.containerd.services.sandbox.v1.sandbox_pb2_grpc import ControllerStub, StoreStub
     from protos.containerd.services.snapshots.v1.snapshots_pb2_grpc import SnapshotsStub
     from protos.containerd.services.tasks.v1.tasks_pb2_grpc import TasksStub
     from protos.containerd.services.version.v1.version_pb2_grpc import VersionStub
@@ -162,6 +163,18 @@ class Connection:
         from protos.containerd.services.namespaces.v1.namespaces_pb2_grpc import NamespacesStub
 
         return NamespacesStub(self.channel)
+
+    @cached_property
+    def sandbox_store(self) -> StoreStub:
+        from protos.containerd.services.sandbox.v1.sandbox_pb2_grpc import StoreStub
+
+        return StoreStub(self.channel)
+
+    @cached_property
+    def sandboxes(self) -> ControllerStub:
+        from protos.containerd.services.sandbox.v1.sandbox_pb2_grpc import ControllerStub
+
+        return ControllerStub(self.channel)
 
     @cached_property
     def snapshots(self) -> SnapshotsStub:

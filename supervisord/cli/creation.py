@@ -229,6 +229,7 @@ def _runtime(
 ) -> None:
     name = args.runtime or daemon.defaults.get(RUNTIME_LABEL) or flags.RUNTIME
     container.runtime.name = name
+    container.sandbox = args.sandbox
     if name == flags.RUNTIME:
         require(
             not args.runc_systemd_cgroup or args.cgroup,

@@ -91,6 +91,7 @@ def _runtime_flags(group: argparse._ArgumentGroup) -> None:
     add("--runc-binary", default="", metavar="PATH", help="such as crun")
     add("--runc-root", default="", metavar="DIR")
     add("--runc-systemd-cgroup", action="store_true")
+    add("--sandbox", default="", metavar="ID", help="run it in this sandbox")
 
 
 def apply(spec: Spec, args: argparse.Namespace) -> None:
