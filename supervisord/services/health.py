@@ -20,8 +20,8 @@ _UNKNOWN = pb.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class HealthService:
-    """All services share one state: serving from boot until ``daemon_stops``. ``services`` answers the
-    full names of all that are bound; it is asked once they are."""
+    """All services share one state: serving from boot until ``daemon_stops``. ``services`` answers
+    the full names of all that are bound; it is asked once they are."""
 
     def __init__(self, services: Callable[[], Set[str]]) -> None:
         self._services = services
