@@ -50,7 +50,8 @@ _MAX_REQUEST = 128 << 10
 _MAX_FDS = 16
 _ROOM = CMSG_SPACE(_MAX_FDS * 4)
 _LAST_FD = (1 << 31) - 1
-_IDLE_MS = 15
+_IDLE_MS = 100
+_REPLENISH = b"replenish"
 _MOST_UNCHECKED = 64
 _SPARE = "spare"
 _WORD = b"."
@@ -74,8 +75,9 @@ def load(kind: str) -> tuple[Worker, Finish]:
 
 def serve(sock: socket, kind: str, worker: Worker, *, spares: bool = False) -> None:
     """Makes a worker for each request until the socket closes. With ``spares`` one is there
-    already, ready to become a worker, so that a worker costs a message; the next is made when no
-    request has come for a moment, because it would compete with the one that just begins."""
+    already, ready to become a worker, so that a worker costs a message; the next is made when the
+    daemon says so or no request has come for a moment: it would compete with the one that just
+    begins."""
     spare: socket | None = None
     begun: list[tuple[socket, bytes]] = []  # requests that are to become workers, not checked yet
     slow: dict[int, tuple[socket, bytes]] = {}  # those that took longer, by descriptor
@@ -103,6 +105,10 @@ def serve(sock: socket, kind: str, worker: Worker, *, spares: bool = False) -> N
         data, ancillary, _, _ = sock.recvmsg(_MAX_REQUEST, _ROOM, MSG_CMSG_CLOEXEC)
         if not data:
             return
+        if data == _REPLENISH:
+            if spare is None and spares:
+                spare = _make_spare(sock, kind, worker)
+            continue
         fds = array("i")
         for _, _, content in ancillary:
             fds.frombytes(content)

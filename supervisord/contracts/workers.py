@@ -22,3 +22,12 @@ class WorkerSpawner(Protocol):
 
         Raises Unavailable if no zygote could be reached or restarted."""
         ...
+
+
+class ShimSpawner(WorkerSpawner, Protocol):
+    """Forks shims too, and keeps the next one ready."""
+
+    def replenish(self, kind: str) -> None:
+        """Says that the work of the last worker of a kind has calmed down: now is the time to
+        make ready for the next one."""
+        ...

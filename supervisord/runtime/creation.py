@@ -145,6 +145,7 @@ class Creation:
             undo.push_async_callback(self._end_forked, bundle, *shared)
         whose, shim = shared
         init_pid = await self._create(shim, bundle, request, options, checkpoint, whose.forking)
+        self._launcher.replenish()
         await _forked(whose)
         return shim, replace(whose.record, group=group), init_pid
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from supervisord.aio.owner import TaskOwner
 from supervisord.contracts.errors import Unavailable
-from supervisord.contracts.workers import WorkerSpawner
+from supervisord.contracts.workers import ShimSpawner
 from supervisord.ttrpc.client import Client
 
 from .bundle import Bundle
@@ -116,10 +116,14 @@ async def connect(address: str, seconds: float) -> Client:
 class Launcher:
     """Starts shims through the zygote."""
 
-    def __init__(self, settings: Settings, spawner: WorkerSpawner, owner: TaskOwner) -> None:
+    def __init__(self, settings: Settings, spawner: ShimSpawner, owner: TaskOwner) -> None:
         self._settings = settings
         self._spawner = spawner
         self._owner = owner
+
+    def replenish(self) -> None:
+        """A shim has got over its beginning."""
+        self._spawner.replenish("shim")
 
     async def launch(
         self,

@@ -39,7 +39,7 @@ from supervisord.contracts.tasks import (
     Stdio,
 )
 from supervisord.contracts.typed import TypedValue
-from supervisord.contracts.workers import WorkerSpawner
+from supervisord.contracts.workers import ShimSpawner
 
 from .adoption import Adoption
 from .bundle import BundleStore
@@ -80,7 +80,7 @@ class TaskManager:
         settings: Settings,
         containers: ContainerStore,
         exchange: Exchange,
-        spawner: WorkerSpawner,
+        spawner: ShimSpawner,
         runtimes: OciRuntimes,
         content: ContentStore | None = None,
     ) -> None:

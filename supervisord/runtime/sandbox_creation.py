@@ -15,7 +15,7 @@ from pathlib import Path
 from supervisord.aio.owner import TaskOwner
 from supervisord.contracts.errors import Error, Unavailable, Unknown
 from supervisord.contracts.sandboxes import CreateSandbox
-from supervisord.contracts.workers import WorkerSpawner
+from supervisord.contracts.workers import ShimSpawner
 from supervisord.linux import process
 
 from . import names
@@ -41,7 +41,7 @@ class SandboxCreation:
     def __init__(
         self,
         settings: Settings,
-        spawner: WorkerSpawner,
+        spawner: ShimSpawner,
         runtimes: OciRuntimes,
         owner: TaskOwner,
         watching: TaskOwner,

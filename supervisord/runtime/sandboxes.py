@@ -43,7 +43,7 @@ from supervisord.contracts.sandboxes import (
     StartedSandbox,
 )
 from supervisord.contracts.tasks import Metric, TaskManager
-from supervisord.contracts.workers import WorkerSpawner
+from supervisord.contracts.workers import ShimSpawner
 
 from .bundle import Bundle, ShimRecord
 from .groups import Groups
@@ -94,7 +94,7 @@ class ShimSandboxes:
         tasks: SandboxTasks,
         groups: Groups,
         publisher: Publisher,
-        spawner: WorkerSpawner,
+        spawner: ShimSpawner,
         runtimes: OciRuntimes,
     ) -> None:
         """``settings.state`` is a folder of the controller's own."""

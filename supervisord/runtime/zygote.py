@@ -10,6 +10,7 @@ children and need no reaping; a zygote is, and is waited for when its socket end
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -33,10 +34,11 @@ _MAX_REQUEST = 96 << 10
 _MAX_ANSWER = 4096
 _SECONDS = 15.0
 _END_SECONDS = 5.0
+_REPLENISH = b"replenish"
 
 
 class Zygote:
-    """Implements contracts.workers.WorkerSpawner."""
+    """Implements contracts.workers.ShimSpawner."""
 
     def __init__(
         self, *, python: str = sys.executable, seconds: float = _SECONDS, spares: bool = False
@@ -79,6 +81,12 @@ class Zygote:
             if stuck is not None:
                 stuck.end(kill=True)
             raise Unavailable(f"zygote: no {kind} worker in {self._seconds:g} s") from None
+
+    def replenish(self, kind: str) -> None:
+        """See the contract. A zygote that has no time for it just now makes a spare later."""
+        family = self._families.get(kind)
+        if self._spares and family is not None:
+            family.replenish()
 
     async def close(self) -> None:
         """Ends the zygotes; their workers live on."""
@@ -162,6 +170,11 @@ class _Family:
             return await answer
         finally:
             self._waiting.pop(seq, None)
+
+    def replenish(self) -> None:
+        """Asks for a spare, unless it is too busy to be asked."""
+        with contextlib.suppress(OSError):
+            self._socket.send(_REPLENISH)
 
     async def _send(self, data: bytes, fds: Sequence[int]) -> None:
         async with self._sending:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # nothing of ours forks with gRPC loaded
+# The older listener has one thread less to wake for a call: a fifth of a call's processor time.
+os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 import grpc
 

@@ -21,7 +21,7 @@ from supervisord.contracts.events import Envelope
 from supervisord.contracts.snapshots import Mount
 from supervisord.contracts.tasks import CreateTask, Stdio
 from supervisord.contracts.typed import TypedValue
-from supervisord.contracts.workers import WorkerSpawner
+from supervisord.contracts.workers import ShimSpawner
 from supervisord.events import ttrpc_service
 from supervisord.events.exchange import Exchange, Subscription
 from supervisord.events.fields import decode
@@ -88,7 +88,7 @@ class Containers:
 class Engine:
     """One daemon's worth of parts; ``restart`` is a daemon that dies and comes back."""
 
-    def __init__(self, base: Path, rootfs: Path, spawner: WorkerSpawner) -> None:
+    def __init__(self, base: Path, rootfs: Path, spawner: ShimSpawner) -> None:
         self.base = base
         self.rootfs = rootfs
         self.spawner = spawner
@@ -212,11 +212,11 @@ def _remove_parents() -> None:
 @pytest.fixture
 async def engines(
     rootfs: Path, short_temporary_folder: Path
-) -> AsyncIterator[Callable[[WorkerSpawner], Engine]]:
+) -> AsyncIterator[Callable[[ShimSpawner], Engine]]:
     """Makes engines (not opened) and cleans up after them."""
     made: list[Engine] = []
 
-    def make(spawner: WorkerSpawner) -> Engine:
+    def make(spawner: ShimSpawner) -> Engine:
         made.append(Engine(Path(tempfile.mkdtemp(prefix="e-")), rootfs, spawner))
         return made[-1]
 
@@ -231,7 +231,7 @@ async def engines(
 
 
 @pytest.fixture
-async def engine(zygote: Zygote, engines: Callable[[WorkerSpawner], Engine]) -> Engine:
+async def engine(zygote: Zygote, engines: Callable[[ShimSpawner], Engine]) -> Engine:
     engine = engines(zygote)
     await engine.open()
     return engine

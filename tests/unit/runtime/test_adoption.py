@@ -16,7 +16,7 @@ import pytest
 from supervisord.contracts.errors import NotFound
 from supervisord.contracts.tasks import CreateTask, Status, Stdio
 from supervisord.contracts.typed import TypedValue
-from supervisord.contracts.workers import WorkerSpawner
+from supervisord.contracts.workers import ShimSpawner
 from supervisord.linux import cgroups, process
 from supervisord.runtime.zygote import Zygote
 
@@ -30,7 +30,7 @@ RUNTIMES = ["runc", *(["crun"] if shutil.which("crun") and cgroups.is_unified() 
 
 @pytest.fixture(params=RUNTIMES)
 async def any_engine(
-    request: pytest.FixtureRequest, zygote: Zygote, engines: Callable[[WorkerSpawner], Engine]
+    request: pytest.FixtureRequest, zygote: Zygote, engines: Callable[[ShimSpawner], Engine]
 ) -> AsyncIterator[Engine]:
     engine = engines(zygote)
     engine.runtime = request.param
@@ -259,7 +259,7 @@ async def test_what_the_runtime_has_forgotten_is_ended(engine: Engine) -> None:
 class FirstFails:
     """A spawner of which the shims that are to take over die at first."""
 
-    def __init__(self, real: WorkerSpawner) -> None:
+    def __init__(self, real: ShimSpawner) -> None:
         self.real = real
         self.deaths = 0
 
@@ -270,9 +270,12 @@ class FirstFails:
             os.kill(pid, signal.SIGKILL)
         return pid
 
+    def replenish(self, kind: str) -> None:
+        self.real.replenish(kind)
+
 
 async def test_the_new_shim_dies_too(
-    zygote: Zygote, engines: Callable[[WorkerSpawner], Engine]
+    zygote: Zygote, engines: Callable[[ShimSpawner], Engine]
 ) -> None:
     spawner = FirstFails(zygote)
     engine = engines(spawner)

@@ -12,7 +12,7 @@ import pytest
 
 from supervisord.contracts.errors import AlreadyExists, Error, Unavailable, Unknown
 from supervisord.contracts.tasks import Stdio
-from supervisord.contracts.workers import WorkerSpawner
+from supervisord.contracts.workers import ShimSpawner
 from supervisord.linux import process
 from supervisord.runtime import manager as manager_module
 from supervisord.runtime.zygote import Zygote
@@ -25,7 +25,7 @@ pytestmark = needs_root
 class Faulty:
     """A spawner that obeys a script, then is the real one."""
 
-    def __init__(self, real: WorkerSpawner, *faults: str) -> None:
+    def __init__(self, real: ShimSpawner, *faults: str) -> None:
         self.real = real
         self.faults = list(faults)
         self.held = asyncio.Event()
@@ -53,8 +53,11 @@ class Faulty:
             os.kill(pid, signal.SIGKILL)
         return pid
 
+    def replenish(self, kind: str) -> None:
+        self.real.replenish(kind)
 
-Engines = Callable[[WorkerSpawner], Engine]
+
+Engines = Callable[[ShimSpawner], Engine]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from supervisord.contracts.errors import AlreadyExists
 from supervisord.contracts.tasks import Status
-from supervisord.contracts.workers import WorkerSpawner
+from supervisord.contracts.workers import ShimSpawner
 from supervisord.runtime.zygote import Zygote
 
 from .conftest import NS, Engine, needs_root
@@ -54,7 +54,7 @@ async def one_round(engine: Engine, seconds: float) -> None:
 
 
 async def test_at_any_moment(
-    zygote: Zygote, engines: Callable[[WorkerSpawner], Engine], request: pytest.FixtureRequest
+    zygote: Zygote, engines: Callable[[ShimSpawner], Engine], request: pytest.FixtureRequest
 ) -> None:
     engine = engines(zygote)
     for id in ("a", "b", "c"):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from supervisord.contracts.errors import InvalidArgument, Unavailable
-from supervisord.contracts.workers import WorkerSpawner
+from supervisord.contracts.workers import ShimSpawner
 from supervisord.runtime.zygote import Zygote
 
 
@@ -27,7 +27,7 @@ async def zygote() -> AsyncIterator[Zygote]:
 class Forks:
     """Shims that nobody uses; ended by their pid."""
 
-    def __init__(self, zygote: WorkerSpawner, base: Path) -> None:
+    def __init__(self, zygote: ShimSpawner, base: Path) -> None:
         self.zygote = zygote
         self.base = base
         self.pids: list[int] = []
