@@ -131,6 +131,8 @@ class Container:
         async with process.lock:
             if exec_id and self.init.exit is not None:
                 raise FailedPrecondition(f"container {self.id} init process is not running")
+            if exec_id and self.init.status in ("PAUSED", "PAUSING"):
+                raise FailedPrecondition("cannot exec in a paused container")
             process.machine.feed(Event.START)
             try:
                 if exec_id:
@@ -235,7 +237,7 @@ class Container:
             told = error.message.lower()
             if any(sign in told for sign in _ENDED_SIGNS):
                 raise NotFound("process already finished") from error
-            if "does not exist" in told:
+            if "does not exist" in told or not self.runtime.holds(self.id):
                 raise NotFound("no such container") from error
             raise
 

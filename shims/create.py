@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from protos.containerd.runc.v1 import options_pb2
-from supervisord.contracts.errors import Error, InvalidArgument
+from supervisord.contracts.errors import Error, FailedPrecondition, InvalidArgument
 from supervisord.contracts.identifiers import check_identifier
-from supervisord.linux import cgroups
+from supervisord.linux import cgroups, systemd
 
-from . import log
-from .bundle import Bundle
+from . import criu, log
+from .bundle import Bundle, read
 from .command import Streams
 from .console import ConsoleSocket
 from .container import Container, Publish, observe
@@ -46,21 +46,24 @@ async def create(
 ) -> Container:
     """Makes a container from a CreateTaskRequest (v2 or v3).
 
-    Raises InvalidArgument, Unknown (the runtime's words); nothing is left then."""
+    Raises InvalidArgument, FailedPrecondition (systemd is asked for and not there), Unknown (the
+    runtime's words); nothing is left then."""
     check_identifier(request.id, "id")
     options = decode_options(request.options)
     bundle = Bundle(request.bundle.rstrip("/"))
     if not os.access(f"{bundle.path}/config.json", os.R_OK):
         raise InvalidArgument(f"bundle: {request.bundle!r} has no config.json")
-    runtime = Runtime(
-        loop,
-        reaper,
-        options.binary_name or defaults.runtime,
-        f"{options.root or defaults.runtime_root}/{defaults.namespace}",
-        bundle.path,
-        options.systemd_cgroup,
-        defaults.seconds,
-    )
+    if options.systemd_cgroup:
+        require_systemd(bundle)
+
+    def runtime_by(binary: str) -> Runtime:
+        root = f"{options.root or defaults.runtime_root}/{defaults.namespace}"
+        by_systemd = options.systemd_cgroup
+        return Runtime(loop, reaper, binary, root, bundle.path, by_systemd, defaults.seconds)
+
+    runtime = runtime_by(options.binary_name or defaults.runtime)
+    if request.checkpoint and not options.binary_name:
+        runtime = runtime_by(await criu.able(runtime))
     wishes = Wishes(request.stdin, request.stdout, request.stderr, request.terminal)
     stdio = Stdio(loop, reaper, wishes)
     init = Process(loop, "", wishes, stdio, is_exec=False)
@@ -215,6 +218,24 @@ def decode_options(value: Any) -> options_pb2.Options:
         return options_pb2.Options.FromString(value.value)
     except ValueError as error:
         raise InvalidArgument(f"options: malformed: {error}") from error
+
+
+def require_systemd(bundle: Bundle) -> None:
+    """Raises FailedPrecondition where systemd does not run, InvalidArgument where the spec asks
+    for a group that it does not make."""
+    if not systemd.is_running():
+        raise FailedPrecondition(
+            "options: systemd_cgroup needs systemd, which is not running on this host"
+        )
+    import json  # large, and rarely needed
+
+    try:
+        linux = json.loads(read(f"{bundle.path}/config.json")).get("linux") or {}
+    except (ValueError, AttributeError) as error:
+        raise InvalidArgument(f"spec: is not a JSON object: {error}") from error
+    path = linux.get("cgroupsPath")
+    if path:
+        systemd.group_of(str(path))
 
 
 def join_cgroup(path: str) -> None:

@@ -1,6 +1,6 @@
 """Checkpoints: freezing a container into files, and starting one from them.
 
-Both are the runtime's work, done by CRIU; where that is not installed, the request is refused.
+Both are the runtime's work, done by CRIU; where that cannot work, the request is refused.
 """
 
 # Paths stay strings: every shim would pay for pathlib with memory of its own.
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from protos.containerd.runc.v1 import options_pb2
-from supervisord.contracts.errors import Error, FailedPrecondition, Unknown
+from supervisord.contracts.errors import Error, InvalidArgument, Unknown
 
-from . import log, running
+from . import criu, log, running
 from .console import ConsoleSocket
 from .machine import Event
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .command import Streams
     from .container import Container
     from .runtime import Runtime
+
+
+_CGROUPS_MODES = ("soft", "full", "strict", "ignore")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +47,9 @@ class Restore:
 
     async def run(self, container: Container) -> None:
         """Restores; init has its pid afterwards. Raises FailedPrecondition, Unknown."""
-        require_criu()
-        os.makedirs(self.work, 0o711, exist_ok=True)
         init, runtime = container.init, container.runtime
+        await criu.require(runtime)
+        os.makedirs(self.work, 0o711, exist_ok=True)
         pid_file = container.bundle.init_pid_file
         with container.reaper.early:
             if init.wishes.terminal:
@@ -87,10 +90,15 @@ async def checkpoint(
 ) -> None:
     """Writes a checkpoint of a container to the folder ``path``.
 
-    Raises FailedPrecondition (no CRIU, wrong state), Unknown."""
-    require_criu()
+    Raises InvalidArgument, FailedPrecondition (no CRIU here, wrong state), Unknown."""
+    mode = options.cgroups_mode
+    if mode and mode not in _CGROUPS_MODES:
+        raise InvalidArgument(
+            f"options: cgroups_mode must be one of {', '.join(_CGROUPS_MODES)}, not {mode!r}"
+        )
     async with container.init.lock:
         container.init.machine.feed(Event.CHECKPOINT)
+        await criu.require(container.runtime)
         work = options.work_path or f"{container.bundle.path}/criu-work"
         os.makedirs(work, 0o711, exist_ok=True)
         arguments = ["--image-path", path, "--work-path", work]
@@ -105,6 +113,8 @@ async def checkpoint(
                 arguments.append(flag)
         for name in options.empty_namespaces:
             arguments += ["--empty-ns", name]
+        if mode:
+            arguments += ["--manage-cgroups-mode", mode]
         if options.parent_path:
             arguments += ["--parent-path", options.parent_path]
         try:
@@ -122,10 +132,3 @@ async def checkpoint(
                 import shutil  # large, and rarely needed
 
                 shutil.rmtree(work, ignore_errors=True)
-
-
-def require_criu() -> None:
-    """Raises FailedPrecondition where CRIU is not installed."""
-    folders = (os.environ.get("PATH") or os.defpath).split(":")
-    if not any(os.access(f"{folder}/criu", os.X_OK) for folder in folders):
-        raise FailedPrecondition("checkpoint and restore need the program criu, which is not here")

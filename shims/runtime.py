@@ -128,8 +128,13 @@ class Runtime:
         try:
             await self.run(arguments, "failed to delete task", seconds=_BRIEF_SECONDS)
         except RuntimeFailure as error:
-            if "does not exist" not in error.reason:
+            if "does not exist" not in error.reason and self.holds(id):
                 raise
+
+    def holds(self, id: str) -> bool:
+        """Whether the runtime has anything of the container in its state folder, as far as that
+        is known."""
+        return not self.plain_processes or os.access(f"{self.root}/{id}", os.F_OK)
 
     async def kill(self, id: str, signal: int, *, all: bool) -> None:
         arguments = ["kill", *(["--all"] if all else []), id, str(signal)]

@@ -221,7 +221,11 @@ class TaskService:
             for pid in await container.runtime.pids(container.id):
                 response.processes.add(pid=pid)
             return response
-        execs = {process.pid: id for id, process in container.execs.items() if process.pid}
+        execs = {
+            process.pid: id
+            for id, process in container.execs.items()
+            if process.pid and process.exit is None
+        }
         for pid in cgroups.pids(_cgroup(container)):
             info = response.processes.add(pid=pid)
             if pid in execs:

@@ -13,7 +13,7 @@ needs it, and for nobody else.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -157,8 +157,14 @@ class TaskManager(Protocol):
         self, namespace: str, id: str, parent: str, options: TypedValue
     ) -> Sequence[Descriptor]: ...
 
-    async def update(self, namespace: str, id: str, resources: TypedValue) -> None:
-        """Applies OCI LinuxResources (JSON)."""
+    async def update(
+        self,
+        namespace: str,
+        id: str,
+        resources: TypedValue,
+        annotations: Mapping[str, str] | None = None,
+    ) -> None:
+        """Applies OCI LinuxResources (JSON); the annotations are for shims that know them."""
         ...
 
     async def metrics(self, namespace: str, filters: Sequence[str] = ()) -> Sequence[Metric]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -385,10 +385,16 @@ class TaskManager:
         with self._task(namespace, id).sight.changing():
             await shim.resume()
 
-    async def update(self, namespace: str, id: str, resources: TypedValue) -> None:
+    async def update(
+        self,
+        namespace: str,
+        id: str,
+        resources: TypedValue,
+        annotations: Mapping[str, str] | None = None,
+    ) -> None:
         """See the contract."""
         check_resources(resources.value)
-        await self._ask(namespace, id, lambda shim: shim.update(resources))
+        await self._ask(namespace, id, lambda shim: shim.update(resources, annotations or {}))
 
     async def checkpoint(
         self, namespace: str, id: str, parent: str, options: TypedValue

@@ -7,7 +7,7 @@ slowness (create, start, checkpoint) is bounded by the caller and by the life of
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import TypeVar
 
 from google.protobuf.any_pb2 import Any
@@ -194,9 +194,9 @@ class Shim:
             metadata=self._metadata,
         )
 
-    async def update(self, resources: TypedValue) -> None:
+    async def update(self, resources: TypedValue, annotations: Mapping[str, str]) -> None:
         """Applies resource limits."""
-        request = pb.UpdateTaskRequest(id=self.id)
+        request = pb.UpdateTaskRequest(id=self.id, annotations=annotations)
         request.resources.type_url, request.resources.value = resources.type_url, resources.value
         await self._call("Update", request, Empty)
 

@@ -135,7 +135,10 @@ class TasksService:
 
     async def update(self, call: Call, request: pb.UpdateTaskRequest) -> None:
         await self._manager.update(
-            call.namespace, request.container_id, from_any(request.resources)
+            call.namespace,
+            request.container_id,
+            from_any(request.resources),
+            dict(request.annotations),
         )
 
     async def metrics(self, call: Call, request: pb.MetricsRequest) -> pb.MetricsResponse:

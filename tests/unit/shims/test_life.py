@@ -339,15 +339,22 @@ async def test_pause_and_resume(shims: ShimRoom) -> None:
     ]
 
 
-async def test_checkpoint_needs_criu(shims: ShimRoom) -> None:
-    if any(os.access(f"{folder}/criu", os.X_OK) for folder in os.environ["PATH"].split(":")):
-        pytest.skip("CRIU is here")
-    shim = await shims.shim("criu", "/bin/sleep", "60")
+async def test_a_checkpoint_that_cannot_be_does_no_harm(shims: ShimRoom, tmp_path: Path) -> None:
+    """The runtime is a link to runc whose name says that it may have been built without CRIU."""
+    (tmp_path / "crun").symlink_to("/usr/sbin/runc")
+    shim = await shims.shim("criu", "/bin/sleep", "60", runtime=str(tmp_path / "crun"))
     await shim.create()
-    await shim.start()
-    with pytest.raises(FailedPrecondition, match="criu"):
+    with pytest.raises(FailedPrecondition, match="cannot checkpoint a created container"):
         await shim.call("Checkpoint", Empty, path=str(shims.base / "image"))
+    await shim.start()
+    with pytest.raises(FailedPrecondition, match=r"criu|CRIU"):
+        await shim.call("Checkpoint", Empty, path=str(shims.base / "image"))
+    request = v3.CheckpointTaskRequest(id="criu", path=str(shims.base / "image"))
+    request.options.Pack(options_pb2.CheckpointOptions(cgroups_mode="odd"))
+    with pytest.raises(InvalidArgument, match="cgroups_mode must be one of soft, full"):
+        await shim.call("Checkpoint", Empty, request)
     assert (await shim.state()).status == task_pb2.RUNNING
+    assert not (shims.base / "image").exists()
 
 
 async def test_events_wait_for_the_daemon(shims: ShimRoom) -> None:
