@@ -139,7 +139,11 @@ def _start(order: Order, path: Path, lock: int) -> None:
 
 
 def _group(bundle: Path, id: str) -> str:
-    annotations = json.loads((bundle / "config.json").read_bytes()).get("annotations") or {}
+    try:
+        spec = json.loads((bundle / "config.json").read_bytes())
+    except FileNotFoundError:  # a sandbox need not have one
+        return id
+    annotations = spec.get("annotations") or {}
     return next((annotations[label] for label in _GROUPS if label in annotations), id)
 
 

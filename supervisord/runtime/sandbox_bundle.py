@@ -2,7 +2,8 @@
 
 A bundle holds ``config.json`` (the sandbox's spec, if it has one), ``rootfs``, the record of the
 shim, and once the sandbox has ended ``exits/init.json``. ``init_pid`` in the record is that of the
-shim itself, set once the sandbox is created: a bundle without it is half-made.
+shim itself (1 where that does not tell), set once the sandbox is created: a bundle without it is
+half-made.
 """
 
 # Paths stay strings here, as in bundle.

@@ -65,7 +65,7 @@ class SandboxCreation:
                 shim, record = await self._foreign_shim(binary, namespace, wanted, undo)
             else:
                 shim, record = await self._our_shim(namespace, wanted, undo)
-            record = replace(record, init_pid=record.pid, init_start=record.start_time)
+            record = replace(record, init_pid=record.pid or 1, init_start=record.start_time)
             bundle = self.store.bundle(namespace, wanted.sandbox.id)
             bundle.write_record(record)
             undo.pop_all()

@@ -28,6 +28,9 @@ from supervisord.runtime.launch import Settings
 from supervisord.runtime.sandboxes import ShimSandboxes
 
 from .conftest import NS, Engine, needs_root, told, until
+from .test_foreign import MAIN, NEWER, OURS, Program, program
+
+__all__ = ["program"]  # a fixture
 
 pytestmark = needs_root
 
@@ -313,6 +316,35 @@ async def test_nobody_claims_it(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> 
         await creating
     assert await until(lambda: not pods.shims._orders and len(pods.shims) == 0)
     await pods.clean()
+
+
+async def test_a_foreign_shim(pods: Pods, program: Program) -> None:
+    name = program(OURS + NEWER + MAIN)
+    record = replace(POD.sandbox, runtime=Runtime(name))
+    await pods.shims.create(NS, replace(POD, sandbox=record))
+    started = await pods.shims.start(NS, "pod")
+    assert started.version == 3
+    pids = [await pods.run("a", "sleep", "600"), await pods.run("b", "sleep", "600", runtime=name)]
+    assert [shim_of(pid) for pid in pids] == [started.pid, started.pid]
+    await pods.restart()
+    assert (await pods.shims.status(NS, "pod")).state == "SANDBOX_READY"
+    await pods.engine.remove("a")
+    await pods.shims.stop(NS, "pod")
+    assert (await pods.engine.manager.delete(NS, "b")).exit_status == 137
+    assert Path(f"/proc/{started.pid}").exists()
+    await pods.shims.shutdown(NS, "pod")
+    assert await until(lambda: not Path(f"/proc/{started.pid}").exists())
+    await pods.clean()
+
+
+async def test_a_foreign_shim_that_is_killed(pods: Pods, program: Program) -> None:
+    record = replace(POD.sandbox, runtime=Runtime(program(OURS + NEWER + MAIN)))
+    await pods.shims.create(NS, replace(POD, sandbox=record))
+    started = await pods.shims.start(NS, "pod")
+    os.kill(started.pid, signal.SIGKILL)
+    exit = await asyncio.wait_for(pods.shims.wait(NS, "pod"), 10)
+    assert exit.exit_status == 137
+    assert (await pods.shims.status(NS, "pod")).state == "SANDBOX_NOTREADY"
 
 
 @pytest.mark.parametrize("name", ["/usr/bin/containerd-shim-runc-v2"])
