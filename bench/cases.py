@@ -22,6 +22,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from bench import figures, layers, streams
 from bench import idle as _idle
+from bench.bare import bare
 from bench.client import META, PROCESS, Client, oci_spec, unique
 from bench.figures import Figure, quantile
 from protos.containerd.services.containers.v1 import containers_pb2 as containers
@@ -88,6 +89,26 @@ def lifecycle(client: Client, plan: Plan) -> Values:
     rows = [_lifecycle(client) for _ in range(plan.count)]
     for figure, column in zip(figures.LIFECYCLE, zip(*rows, strict=True), strict=True):
         yield figure, median(column)
+
+
+def over_bare(client: Client, plan: Plan) -> Values:
+    """Whole lives, and the same of the OCI runtime alone, in turn."""
+    with bare(client.binary) as runtime:
+        runtime.life()
+        _lifecycle(client)
+        lives, alone = [], []
+        for _ in range(plan.count):
+            alone.append(runtime.life())
+            lives.append(_lifecycle(client)[-1])
+    yield figures.BARE, median(alone)
+    yield figures.OVER_BARE, median(lives) / median(alone)
+
+
+def default(client: Client, plan: Plan) -> Values:
+    """Lifecycles with the runtime that the daemon chooses where nobody names one."""
+    with client.runtime(""):
+        _lifecycle(client)
+        yield figures.DEFAULT, median(_lifecycle(client)[-1] for _ in range(plan.count))
 
 
 def parallel(client: Client, plan: Plan) -> Values:
@@ -231,6 +252,8 @@ def fanout(client: Client, plan: Plan) -> Values:
 CASES: dict[str, Callable[[Client, Plan], Values]] = {
     "rpc": rpc,
     "lifecycle": lifecycle,
+    "bare": over_bare,
+    "default": default,
     "parallel": parallel,
     "exec": execs,
     "memory": memory,

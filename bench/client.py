@@ -92,7 +92,7 @@ class Client:
         self.snapshots = SnapshotsStub(self._channel)
         self.tasks = TasksStub(self._channel)
         self.version = VersionStub(self._channel)
-        self._options = Options(binary_name=binary).SerializeToString()
+        self.binary = binary
         self.base = ""
         self.namespaces.Create(
             namespaces.CreateNamespaceRequest(namespace=namespaces.Namespace(name=NAMESPACE)),
@@ -102,6 +102,20 @@ class Client:
     def close(self) -> None:
         """Ends the connection."""
         self._channel.close()
+
+    @contextmanager
+    def runtime(self, binary: str) -> Iterator[None]:
+        """Another OCI runtime for a while; "" for the daemon's own choice."""
+        before, self.binary = self.binary, binary
+        try:
+            yield
+        finally:
+            self.binary = before
+
+    def _name_runtime(self, options: Any) -> None:
+        if self.binary:
+            options.type_url = Options.DESCRIPTOR.full_name
+            options.value = Options(binary_name=self.binary).SerializeToString()
 
     # Content and snapshots ----------------------------------------------------------------
 
@@ -181,8 +195,7 @@ class Client:
         record = request.container
         record.id, record.snapshotter, record.snapshot_key = id, SNAPSHOTTER, id
         record.runtime.name = "io.containerd.runc.v2"
-        record.runtime.options.type_url = Options.DESCRIPTOR.full_name
-        record.runtime.options.value = self._options
+        self._name_runtime(record.runtime.options)
         record.spec.type_url = SPEC
         record.spec.value = json.dumps(oci_spec(id, args)).encode()
         self.containers.Create(request, metadata=META)
@@ -204,8 +217,7 @@ class Client:
         request = tasks.CreateTaskRequest(
             container_id=id, rootfs=mounts, stdin=stdin, stdout=stdout, stderr=stderr
         )
-        request.options.type_url = Options.DESCRIPTOR.full_name
-        request.options.value = self._options
+        self._name_runtime(request.options)
         return self.tasks.Create(request, metadata=META, timeout=60).pid
 
     def start(self, id: str) -> int:
