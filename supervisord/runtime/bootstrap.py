@@ -8,6 +8,7 @@ address, which means version 2 of the task service. ``foreign`` runs the program
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import dataclass
 
@@ -16,11 +17,13 @@ from google.protobuf.message import DecodeError
 
 from protos.containerd.runtime.bootstrap.v1 import bootstrap_pb2
 from supervisord import __version__
-from supervisord.contracts.errors import Unimplemented, Unknown
+from supervisord.contracts.errors import Error, Unimplemented, Unknown
 from supervisord.contracts.typed import TypedValue
 
 from .bundle import Bundle
 from .launch import Settings
+
+log = logging.getLogger(__name__)
 
 NEWEST = 3
 _REFUSALS = ("deprecated api", "bootstrap")
@@ -80,6 +83,17 @@ def parse(output: bytes) -> Endpoint:
     if scheme != "unix":
         raise Unimplemented(f"shim address {address!r}: only unix sockets are supported")
     return Endpoint(path, version)
+
+
+def left_address(folder: str) -> str:
+    """Where a shim listens whose start nobody has recorded: shims leave that in their bundle, in
+    the file ``address``. "" where this one has not."""
+    try:
+        with open(f"{folder}/address", "rb") as file:
+            return parse(file.read()).address
+    except (OSError, Error) as error:
+        log.debug("no address", extra={"bundle": folder, "reason": error})
+        return ""
 
 
 def _fields(output: bytes) -> tuple[int, str, str]:

@@ -60,7 +60,8 @@ class Burial:
             shim.close()
         if process.alive(record.pid, record.start_time):
             await self._kill_shim(record)
-        Path(record.address.removeprefix("unix://")).unlink(missing_ok=True)
+        if record.address.startswith("/"):  # none yet, or abstract
+            Path(record.address).unlink(missing_ok=True)
 
     async def _kill_shim(self, record: ShimRecord) -> None:
         for _ in range(20):  # it may be on its way out

@@ -75,7 +75,7 @@ class ForeignLauncher:
         bundle.write_record(ShimRecord(endpoint.address, endpoint.version, binary))
         client = await connect(endpoint.address, _CONNECT_SECONDS)
         undo.callback(client.close)
-        version, pid = await _introduce(client, bundle, endpoint.version)
+        version, pid = await introduce(client, bundle, endpoint.version)
         started = process.start_time(pid) or 0
         return client, ShimRecord(endpoint.address, version, binary, pid, started)
 
@@ -149,9 +149,11 @@ def _time_of_change(path: str) -> int:
         raise NotFound(f"{path}: {error.strerror}") from error
 
 
-async def _introduce(client: Client, bundle: Bundle, version: int) -> tuple[int, int]:
-    """The version of the task service that a shim really has, and its pid (0 where it does not
-    tell). A pod's shim may be older than the program that answers for it."""
+async def introduce(client: Client, bundle: Bundle, version: int) -> tuple[int, int]:
+    """The version of the task service that a shim really has, at most ``version``, and its pid (0
+    where it does not tell). A pod's shim may be older than the program that answers for it.
+
+    Raises Unimplemented, Unavailable, DeadlineExceeded."""
     while True:
         shim = Shim(client, bundle.namespace, bundle.id, version)
         try:

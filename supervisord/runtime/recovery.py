@@ -27,10 +27,11 @@ from supervisord.contracts.tasks import Exit
 from supervisord.contracts.typed import pack
 from supervisord.linux import process
 
+from . import bootstrap
 from .adoption import Adoption, may_do_better
 from .bundle import Bundle, BundleStore, ShimRecord
 from .burial import Burial
-from .foreign import ForeignLauncher
+from .foreign import ForeignLauncher, introduce
 from .groups import Groups
 from .launch import connect
 from .shim import CONNECT_SECONDS, Shim
@@ -137,6 +138,9 @@ class Recovery:
             locked.set_result(None)
             log.info("removing half-made task %s", bundle.id)
             if record is not None:
+                if record.binary and not record.address:
+                    found = await asyncio.to_thread(bootstrap.left_address, bundle.path)
+                    record = replace(record, address=found)
                 last = self._groups.leave((bundle.namespace, bundle.id), record)
                 await self._end_half_made(bundle, record, last)
             await self._burial.empty(self._store.discard(bundle))
@@ -146,7 +150,10 @@ class Recovery:
         shim: Shim | None = None
         try:
             client = await connect(record.address, CONNECT_SECONDS)
-            shim = Shim(client, bundle.namespace, bundle.id, record.version)
+            version = record.version
+            if record.binary:
+                version, _ = await introduce(client, bundle, version)
+            shim = Shim(client, bundle.namespace, bundle.id, version)
             for _ in range(_HALF_MADE_TRIES):
                 try:
                     await shim.delete()

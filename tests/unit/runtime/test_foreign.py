@@ -19,6 +19,7 @@ from supervisord.contracts.tasks import Status
 from supervisord.linux import process
 from supervisord.runtime import bootstrap, names
 from supervisord.runtime.bootstrap import Endpoint
+from supervisord.runtime.bundle import ShimRecord
 
 from .conftest import NS, Engine, needs_root, told, until
 from .test_groups import member
@@ -310,3 +311,21 @@ async def test_a_foreign_shim_of_a_group(engine: Engine) -> None:
     assert (await engine.manager.get(NS, "two")).status is Status.RUNNING
     await engine.remove("two")
     assert await until(lambda: process.start_time(shim) is None)
+
+
+@needs_root
+@needs_shim
+@pytest.mark.parametrize("told", [True, False], ids=["recorded", "unrecorded"])
+async def test_a_half_made_task_of_a_foreign_shim(engine: Engine, told: bool) -> None:
+    """The daemon died before the shim had answered, or even before it had printed its address."""
+    assert SHIM is not None
+    pid = await engine.manager.create(NS, engine.container("web", "sleep", "60", runtime=SHIM))
+    task = engine.manager._tasks[NS, "web"]
+    shim = task.record.pid
+    address = task.record.address if told else ""
+    task.bundle.write_record(ShimRecord(address, binary=SHIM))
+    await engine.restart()
+    assert await until(lambda: process.start_time(pid) is None)
+    assert await until(lambda: process.start_time(shim) is None)
+    await engine.clean()
+    await live(engine, "web", SHIM)
