@@ -135,10 +135,10 @@ class CriStream:
         file.enter()
 
     def take(self, data: bytes) -> None:
-        lines = data.split(b"\n")
-        if len(lines) > 1:
-            lines[0] = bytes(self._rest) + lines[0]
-            self._rest = bytearray(lines.pop())
+        end = data.rfind(b"\n")
+        if end >= 0:
+            lines = bytes(self._rest) + data[:end]
+            self._rest = bytearray(data[end + 1 :])
             self._file.write(self._entries(lines))
         else:
             self._rest += data
@@ -151,20 +151,29 @@ class CriStream:
             self._rest.clear()
         self._file.leave()
 
-    def _entries(self, lines: Sequence[bytes]) -> bytes:
-        """Whole lines as entries."""
-        if any(line.endswith(b"\r") for line in lines):
-            lines = [line.removesuffix(b"\r") for line in lines]
+    def _entries(self, lines: bytes) -> bytes:
+        """Whole lines, without the last newline, as entries."""
+        if b"\r" in lines:
+            lines = lines.replace(b"\r\n", b"\n").removesuffix(b"\r")
         now = _now()
         full = now + self._full
-        if max(map(len, lines)) > self._longest:
-            parts = []
-            for line in lines:
-                *before, last = self._pieces(line)
-                parts += [now + self._part + piece for piece in before]
-                parts.append(full + last)
-            return b"\n".join(parts) + b"\n"
-        return full + (b"\n" + full).join(lines) + b"\n"
+        if not self._too_long(lines):
+            return b"%b%b\n" % (full, lines.replace(b"\n", b"\n" + full))
+        entries = []
+        for line in lines.split(b"\n"):
+            *before, last = self._pieces(line)
+            entries += [now + self._part + piece for piece in before]
+            entries.append(full + last)
+        return b"\n".join(entries) + b"\n"
+
+    def _too_long(self, lines: bytes) -> bool:
+        """Whether there is a line longer than an entry may be."""
+        at = 0
+        while at + self._longest < len(lines):
+            at = lines.rfind(b"\n", at, at + self._longest + 1) + 1
+            if not at:
+                return True
+        return False
 
     def _pieces(self, line: bytes) -> Sequence[bytes]:
         size = self._longest

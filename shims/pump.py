@@ -147,8 +147,10 @@ class Pump:
     def _move(self, _: int) -> None:
         for _round in range(_ROUNDS):
             try:
-                if not (self._splice_once() if self._large else self._copy_once()):
-                    self._end()
+                moved = self._splice_once() if self._large else self._copy_once()
+                if moved <= 0:
+                    if moved == 0:
+                        self._end()
                     return
             except BlockingIOError:
                 if not self._wait_for_target() and self._finishing:
@@ -172,19 +174,23 @@ class Pump:
         return moved
 
     def _copy_once(self) -> int:
-        """Bytes moved; 0 at the end."""
+        """Bytes moved; 0 at the end, and -1 when all that was there has been moved."""
+        size = _PIECE if self._pipes else _CHUNK
+        drained = False
         if not self._held:
-            self._held = os.read(self._source, _PIECE if self._pipes else _CHUNK)
+            self._held = os.read(self._source, size)
             if not self._held:
                 return 0
+            # A terminal hands over less than it has.
+            drained = len(self._held) < size and not (self._terminal or self._finishing)
         if self._target < 0:
             self._sink(self._held)
             self._held = b""
-            return 1
-        written = os.write(self._target, self._held)
-        self._large = self._pipes and written == _PIECE
-        self._held = self._held[written:]
-        return max(written, 1)
+        else:
+            written = os.write(self._target, self._held)
+            self._large = self._pipes and written == _PIECE
+            self._held = self._held[written:]
+        return -1 if drained and not self._held else 1
 
     def _enlarge(self) -> None:
         """Not before somebody reads: the rest waits with us, not in a FIFO, as nobody knows how
