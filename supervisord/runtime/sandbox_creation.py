@@ -134,10 +134,12 @@ class SandboxCreation:
 
     async def end_half_made(self, bundle: Bundle, record: ShimRecord | None) -> None:
         """Removes what a creation has left that was never finished."""
-        if record is None or not record.address:
-            await self._remove(bundle, "")
+        if record is not None and record.address:
+            await self.end(Instance(bundle, record))
             return
-        await self.end(Instance(bundle, record))
+        if record is not None and record.binary:  # it may have started before we knew where
+            await self.clean_up(Instance(bundle, record))
+        await self._remove(bundle, "")
 
     async def clean_up(self, one: Instance) -> None:
         """Has the executable of a foreign shim clean up after its shim has ended."""

@@ -175,7 +175,8 @@ class ShimSandboxes:
                     if existing.unclaimed == order.request:
                         existing.unclaimed = None
                         return
-                    if existing.exit is None or existing.is_alive():
+                    lives = existing.exit is None or existing.is_alive()
+                    if lives and existing.unclaimed is None:
                         raise AlreadyExists(f"sandbox {key[1]} already running: already exists")
                     await self._drop(existing)
                 one = await self._creation.create(key[0], order.request)
@@ -342,16 +343,20 @@ class ShimSandboxes:
                 shim = await one.reach()
                 self._ended(one, await self._end_of(shim))
                 return
-            except (Unavailable, NotFound) as error:
+            except NotFound as error:
+                log.warning("sandbox %s: its shim knows of none: %s", one.id, error)
+                break
+            except Error as error:
                 log.debug("sandbox %s: %s", one.id, error)
-                if not alive or isinstance(error, NotFound):
+                if not alive and isinstance(error, Unavailable):
                     break
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
         if one.exit is not None:
             return
-        log.warning("the shim of sandbox %s is dead", one.id)
-        if one.record.binary:
+        if not one.is_alive():
+            log.warning("the shim of sandbox %s is dead", one.id)
+        if one.record.binary and not one.is_alive():
             await self._creation.clean_up(one)
         self._ended(one, SandboxExit(KILLED, time.time_ns()))
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +15,12 @@ import pytest
 from supervisord.contracts.containers import Runtime
 from supervisord.contracts.errors import (
     AlreadyExists,
+    Error,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
+    Unavailable,
     Unimplemented,
     Unknown,
 )
@@ -304,6 +307,58 @@ async def test_a_cancelled_creation_is_claimed_by_its_retry(pods: Pods) -> None:
     await asyncio.gather(pods.shims.create(NS, POD), pods.shims.create(NS, POD))
     with pytest.raises(AlreadyExists):
         await pods.shims.create(NS, POD)
+
+
+async def test_another_request_replaces_what_nobody_claims(pods: Pods) -> None:
+    creating = asyncio.create_task(pods.shims.create(NS, POD))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    creating.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await creating
+    assert await until(lambda: not pods.shims._orders)
+    first = (await pods.shims._instances[NS, "pod"].reach()).client
+    await pods.shims.create(NS, replace(POD, annotations={}))
+    assert first.is_lost
+    assert '"annotations": {}' in (await pods.shims.status(NS, "pod", verbose=True)).info["info"]
+
+
+BREAKS = """
+import os, shims.sandbox
+from supervisord.contracts.errors import PermissionDenied
+
+async def broken(self, request):
+    {how}
+
+shims.sandbox.SandboxService.{method} = broken
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "how", "error"),
+    [
+        ("CreateSandbox", "os._exit(3)", Unavailable),
+        ("CreateSandbox", "raise PermissionDenied('not today')", PermissionDenied),
+        ("StartSandbox", "os._exit(3)", Unavailable),
+        ("StartSandbox", "raise PermissionDenied('not today')", PermissionDenied),
+        ("ShutdownSandbox", "raise PermissionDenied('not today')", None),
+        ("WaitSandbox", "raise PermissionDenied('not today')", None),
+    ],
+)
+async def test_a_shim_that_fails(
+    pods: Pods, program: Program, method: str, how: str, error: type[Error] | None
+) -> None:
+    broken = BREAKS.replace("{how}", how).replace("{method}", method)
+    record = replace(POD.sandbox, runtime=Runtime(program(OURS + broken + NEWER + MAIN)))
+    with pytest.raises(error) if error else nullcontext():
+        await pods.shims.create(NS, replace(POD, sandbox=record))
+        await pods.shims.start(NS, "pod")
+    if error is None:
+        await pods.shims.stop(NS, "pod")
+        await pods.shims.shutdown(NS, "pod")
+    assert len(pods.shims) == 0
+    await pods.clean()
+    await pods.ready()
 
 
 async def test_nobody_claims_it(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
