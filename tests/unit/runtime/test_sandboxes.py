@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from protos.containerd.events.events_pb2 import SandboxExit
 from supervisord.contracts.containers import Runtime
 from supervisord.contracts.errors import (
     AlreadyExists,
@@ -204,8 +205,9 @@ async def test_a_sandbox_takes_its_tasks_along(pods: Pods) -> None:
     pid = await pods.run("a", "sleep", "600")
     async with aclosing(pods.engine.exchange.subscribe(['topic~="(exit|delete)$"'])) as events:
         await pods.shims.shutdown(NS, "pod")
-        topics = [topic for topic, _ in await told(events, 3)]
-    assert topics == ["/tasks/exit", "/tasks/delete", "/sandboxes/exit"]
+        pods.engine.exchange.publish(NS, "/marker/exit", SandboxExit())
+        topics = [topic for topic, _ in await told(events, 4)]
+    assert topics == ["/tasks/exit", "/tasks/delete", "/sandboxes/exit", "/marker/exit"]
     assert not Path(f"/proc/{pid}").exists()
     assert await pods.engine.manager.list(NS) == []
 

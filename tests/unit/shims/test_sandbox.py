@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -242,3 +243,10 @@ async def test_nobody_is_needed_while_it_can_be_found(shims: ShimRoom) -> None:
     assert Path(f"/proc/{pod.shim.pid}").exists()
     Path(pod.shim.address).unlink()
     await eventually(lambda: not Path(f"/proc/{pod.shim.pid}").exists())
+
+
+def test_other_shims_do_not_carry_it() -> None:
+    code = "import sys; from shims import preload, worker; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert "shims.service" in done.stdout.split()
+    assert not [name for name in done.stdout.split() if "sandbox" in name or "netns" in name]
