@@ -129,7 +129,7 @@ class Container:
         """Starts init or an exec, and answers its pid. Raises FailedPrecondition, Unknown."""
         process = self.process(exec_id)
         async with process.lock:
-            if exec_id and self.init.exit is not None:
+            if exec_id and (self.init.exit is not None or self.init.machine.is_ending):
                 raise FailedPrecondition(f"container {self.id} init process is not running")
             if exec_id and self.init.status in ("PAUSED", "PAUSING"):
                 raise FailedPrecondition("cannot exec in a paused container")
@@ -326,10 +326,14 @@ class Container:
         if not force:
             await init.stdio.drained(_DRAIN_SECONDS)
         await self._remove(force)
-        if init.pid and init.exit is None:
+        if init.pid and not init.ended.done:
             await self._wait_gone(init)
         for process in self.execs.values():
             process.stdio.close()
+            if not process.ended.done:
+                process.announce()  # whoever waits for one that never began
+        if not init.ended.done:
+            init.announce()
         init.stdio.close()
         self._unwatch_memory()
 
@@ -352,7 +356,7 @@ class Container:
 
     async def _wait_gone(self, init: Process) -> None:
         try:
-            await self.loop.within(_KILLED_SECONDS, init.gone, "exit of init")
+            await self.loop.within(_KILLED_SECONDS, init.ended, "exit of init")
         except DeadlineExceeded as error:
             log.warning("init outlives its container", pid=init.pid, error=error)
 

@@ -209,6 +209,11 @@ class Machine:
         return row[1]
 
     @property
+    def is_ending(self) -> bool:
+        """Whether it has ended, or is being deleted before it began."""
+        return self.exited or self.phase is Phase.DELETING_CREATED
+
+    @property
     def exited(self) -> bool:
         """Whether the process is known to have ended, announced or not."""
         return self.phase in _EXITED or self.phase is Phase.DELETED

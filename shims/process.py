@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from supervisord.contracts.errors import InvalidArgument, NotFound, Unknown
+from supervisord.contracts.errors import FailedPrecondition, InvalidArgument, NotFound, Unknown
 from supervisord.linux.process import pidfd_send_signal
 
 from .loop import Future, Lock, Loop
@@ -69,6 +69,8 @@ class Process:
         if self.exit is not None:
             raise NotFound("process already finished")
         self.machine.feed(Event.KILL)
+        if not self.pid:  # to be restored: the kernel would take 0 for all of us
+            raise FailedPrecondition("process not created")
         try:
             if self.pidfd < 0:
                 os.kill(self.pid, number)  # not reaped, so the pid is still this process's

@@ -17,6 +17,9 @@ from supervisord.contracts.errors import Unknown
 
 from .loop import READ, Future, Loop
 
+_MOST_EARLY = 4096
+"""Where some process is always being started, what nobody asks for would pile up."""
+
 
 class Exit(NamedTuple):
     """How a process ended: the status as a shell gives it (128 + signal), and when in ns."""
@@ -44,7 +47,7 @@ class Reaper:
     def expect(self, pid: int, owner: Callable[[Exit], None]) -> None:
         """Tells ``owner`` when ``pid`` ends, soon if it has (inside ``early``)."""
         exit = self._early.pop(pid, None)
-        if exit is None:
+        if exit is None or _is_child(pid):  # the exit of another that had this pid before
             self._owners[pid] = owner
         else:
             self._loop.soon(lambda: owner(exit))
@@ -87,12 +90,17 @@ class Reaper:
             if pid == 0:
                 return
             code = os.waitstatus_to_exitcode(status)
-            exit = Exit(pid, code if code >= 0 else 128 - code, time.time_ns())
-            owner = self._owners.pop(pid, None)
-            if owner is not None:
-                owner(exit)
-            elif self.keeps_early:
-                self._early[pid] = exit
+            self.tell(Exit(pid, code if code >= 0 else 128 - code, time.time_ns()))
+
+    def tell(self, exit: Exit) -> None:
+        """A child has ended: whoever expects it hears of it."""
+        owner = self._owners.pop(exit.pid, None)
+        if owner is not None:
+            owner(exit)
+        elif self.keeps_early:
+            if len(self._early) >= _MOST_EARLY:
+                del self._early[next(iter(self._early))]
+            self._early[exit.pid] = exit
 
     def close(self) -> None:
         """Gives the wake-ups back."""
@@ -124,6 +132,15 @@ class Early:
         if not self._count:
             self._reaper.keeps_early = False
             self._reaper.forget_early()
+
+
+def _is_child(pid: int) -> bool:
+    """Whether there is a child of that pid, alive or not yet reaped."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def catch_signal() -> None:

@@ -516,3 +516,24 @@ def test_what_is_read_is_not_watched_twice(loop: Loop) -> None:
     assert len(calls) == 1
     os.close(read)
     os.close(write)
+
+
+def test_an_early_exit_of_another_that_had_the_pid_before_is_not_taken(
+    loop: Loop, reaper: Reaper
+) -> None:
+    with reaper.early:
+        pid = spawn(["sleep", "0.05"], Streams())
+        reaper.tell(Exit(pid, 9, 1))  # of a child that had the same pid, and that nobody expected
+        exit = reaper.exit_of(pid)
+        do(loop, loop.sleep(0))
+        assert not exit.done
+    assert loop.run_until(exit).status == 0
+
+
+def test_early_exits_that_nobody_asks_for_do_not_pile_up(loop: Loop, reaper: Reaper) -> None:
+    with reaper.early:
+        for pid in range(10_000_000, 10_010_000):
+            reaper.tell(Exit(pid, 0, 1))
+        assert len(reaper._early) <= 4096
+        assert loop.run_until(reaper.exit_of(10_009_999)).status == 0
+    assert not reaper._early

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shims.loop import Loop
 from shims.machine import (
     EXEC,
     INIT,
@@ -18,6 +19,8 @@ from shims.machine import (
     Phase,
     refusal,
 )
+from shims.process import Process
+from shims.stdio import Stdio, Wishes
 from supervisord.contracts.errors import Error, FailedPrecondition, Internal, NotFound
 
 ASKED = {
@@ -173,3 +176,15 @@ def test_the_story_is_short() -> None:
     assert len(machine.story) <= 16
     with pytest.raises(Internal, match=r"'resume done' while 'running', after .*PAUSE_FAILED"):
         machine.feed(Event.RESUME_DONE)
+
+
+def test_what_has_no_pid_yet_takes_no_signal() -> None:
+    """A container that is to be restored: a signal to pid 0 would be one to the shim."""
+    loop = Loop()
+    try:
+        stdio = Stdio(loop, None, Wishes("", "", "", False))  # type: ignore[arg-type]
+        process = Process(loop, "", Wishes("", "", "", False), stdio, is_exec=False)
+        with pytest.raises(FailedPrecondition, match="process not created"):
+            process.signal(0)
+    finally:
+        loop.close()
