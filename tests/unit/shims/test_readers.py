@@ -157,6 +157,25 @@ async def test_uris_that_lead_nowhere_leave_nothing(shims: ShimRoom) -> None:
         assert shim.fds() <= before + 1, streams
 
 
+def on_a_terminal(shim: Shim) -> None:
+    """Gives the container's process a terminal."""
+    config = shim.bundle / "config.json"
+    config.write_text(config.read_text().replace('"process": {', '"process": {"terminal": true, '))
+
+
+async def test_a_terminal_that_nobody_reads_holds_up_no_delete(shims: ShimRoom) -> None:
+    out = shims.fifo("out")
+    shim = await shims.shim("tty", "/bin/sh", "-c", MUCH)
+    on_a_terminal(shim)
+    before = shim.fds()
+    await shim.create(stdout=out, terminal=True)
+    await shim.start()
+    await shim.kill()
+    await shim.wait()
+    assert await timed_delete(shim) < 8
+    assert shim.fds() <= before + 1
+
+
 # Logging programs -----------------------------------------------------------------------------
 
 
@@ -177,6 +196,37 @@ async def test_a_container_outlives_its_logging_program(shims: ShimRoom) -> None
     assert "logging binary has ended, output is discarded" in shim.log
     assert await timed_delete(shim) < 8
     assert shim.fds() <= before + 1
+
+
+async def test_a_terminal_leads_to_a_logging_program(shims: ShimRoom) -> None:
+    program, target = shims.base / "logger", shims.base / "out"
+    program.write_text(f"#!/bin/sh\nexec 5>&-\nexec cat <&3 > {target}\n")
+    program.chmod(0o700)
+    shim = await shims.shim("ttylog", "/bin/sh", "-c", "echo one; echo two >&2; tty >&2")
+    on_a_terminal(shim)
+    before = shim.fds()
+    await shim.create(stdout=f"binary://{program}", terminal=True)
+    await shim.start()
+    assert await shim.wait() == 0
+    await shim.delete()
+    assert target.read_bytes().startswith(b"one\r\ntwo\r\n")
+    assert shim.fds() <= before + 1
+
+
+async def test_an_exec_has_a_logging_program_of_its_own(shims: ShimRoom) -> None:
+    program, target = shims.base / "logger", shims.base / "out"
+    script = f'exec 5>&-\n(echo "$CONTAINER_ID"; cat <&3) > {target}\n'
+    program.write_text(f"#!/bin/sh\n{script}")
+    program.chmod(0o700)
+    shim = await shims.shim("execlog", "/bin/sleep", "60")
+    await run(shim)
+    before = shim.fds()
+    await shim.exec("e", "/bin/echo", "from exec", stdout=f"binary://{program}")
+    await shim.start("e")
+    assert await shim.wait("e") == 0
+    await shim.delete("e")
+    assert target.read_text() == "e\nfrom exec\n"
+    assert shim.fds() == before
 
 
 async def test_a_slow_logging_program_gets_all(shims: ShimRoom) -> None:
