@@ -139,11 +139,6 @@ class SandboxShim:
             self._record.version,
         )
 
-    async def ping(self) -> None:
-        """Whether it is there."""
-        request = pb.PingRequest(sandbox_id=self.id)
-        await self._call("PingSandbox", request, pb.PingResponse, _STATUS_SECONDS)
-
     async def metrics(self) -> Metric:
         """What it uses."""
         request = pb.SandboxMetricsRequest(sandbox_id=self.id)

@@ -1,10 +1,9 @@
 """The sandbox controller "shim": every sandbox is a shim that serves the sandbox API.
 
 Implements contracts.sandboxes.SandboxController. Creating, starting and removing hold the lock of
-the sandbox's name; everything else goes straight to the shim. Each instance is watched: when it
-stops, or its shim goes away, its waiters are answered, its end is noted in its bundle and published
-once, whether anybody waits or not. Its containers are tasks like others, which share its shim
-(``groups``); those of a shim that died are recovered as tasks are.
+the sandbox's name; everything else goes straight to the shim. Each instance is watched until it
+ends (``sandbox_watch``). Its containers are tasks like others, which share its shim (``groups``);
+those of a shim that died are recovered as tasks are.
 """
 
 from __future__ import annotations
@@ -17,8 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from google.protobuf.message import Message
-
 from protos.containerd.events import events_pb2
 from supervisord.aio.locks import KeyedLock
 from supervisord.aio.owner import TaskOwner
@@ -28,7 +25,6 @@ from supervisord.contracts.errors import (
     FailedPrecondition,
     NotFound,
     Unavailable,
-    Unimplemented,
 )
 from supervisord.contracts.events import Publisher
 from supervisord.contracts.identifiers import check_identifier
@@ -49,15 +45,14 @@ from .bundle import Bundle, ShimRecord
 from .groups import Groups
 from .launch import Settings
 from .oci import OciRuntimes
-from .sandbox import KILLED, Instance
-from .sandbox_bundle import read_exit, write_exit
+from .sandbox import Instance
+from .sandbox_bundle import read_exit
 from .sandbox_creation import SandboxCreation
 from .sandbox_shim import SandboxShim, endpoint
+from .sandbox_watch import SandboxWatch
 
 log = logging.getLogger(__name__)
 
-_FIRST_PAUSE = 0.05
-_LONGEST_PAUSE = 5.0
 _CLOSE_SECONDS = 5.0
 _TASK_SECONDS = 10.0
 _SIGKILL = 9
@@ -102,13 +97,13 @@ class ShimSandboxes:
         self._records = records
         self._tasks = tasks
         self._groups = groups
-        self._publisher = publisher
         self._instances: dict[tuple[str, str], Instance] = {}
         self._orders: dict[tuple[str, str], _Order] = {}
         self._locks = KeyedLock()
         self._owner = TaskOwner("sandboxes")
         self._watching = TaskOwner("sandbox shims")
         self._creation = SandboxCreation(settings, spawner, runtimes, self._owner, self._watching)
+        self._watch = SandboxWatch(self._creation, publisher, self._watching)
 
     def __len__(self) -> int:
         return len(self._instances)
@@ -181,7 +176,7 @@ class ShimSandboxes:
                     await self._drop(existing)
                 one = await self._creation.create(key[0], order.request)
                 self._take(one)
-            self._publish(one, "create", events_pb2.SandboxCreate(sandbox_id=one.id))
+            self._watch.publish(one, "create", events_pb2.SandboxCreate(sandbox_id=one.id))
             if not order.waiters:  # all went away: a retry may have it; else it is removed
                 one.unclaimed = order.request
                 self._watching.spawn(self._remove_unclaimed(one), f"unclaimed {one.id}")
@@ -209,7 +204,7 @@ class ShimSandboxes:
             except Error:
                 await self._drop(one)
                 raise
-        self._publish(one, "start", events_pb2.SandboxStart(sandbox_id=one.id))
+        self._watch.publish(one, "start", events_pb2.SandboxStart(sandbox_id=one.id))
         return started
 
     async def shutdown(self, namespace: str, id: str) -> None:
@@ -228,7 +223,7 @@ class ShimSandboxes:
         """Ends the shim, if it lives, and forgets the instance. The caller holds its lock."""
         await self._creation.end(one)
         if one.exit is None:
-            self._ended(one, SandboxExit(0, time.time_ns()))
+            self._watch.ended(one, SandboxExit(0, time.time_ns()))
         one.is_gone = True
         one.close()
         self._groups.leave(one.group, one.record)
@@ -326,63 +321,12 @@ class ShimSandboxes:
             return False
         raise NotFound(f"can't find shim for sandbox {id}: not found")
 
-    # Watching -----------------------------------------------------------------------------
-
     def _take(self, one: Instance) -> None:
         """Lists an instance, and watches it until it has ended."""
         self._instances[one.key] = one
         if one.exit is None:
             self._groups.join(one.group, one.group, one.record)
-            self._watching.spawn(self._watch(one), f"watch {one.id}")
-
-    async def _watch(self, one: Instance) -> None:
-        pause = _FIRST_PAUSE
-        while one.exit is None:
-            alive = one.is_alive()  # asked first: it may die between the two
-            try:
-                shim = await one.reach()
-                self._ended(one, await self._end_of(shim))
-                return
-            except NotFound as error:
-                log.warning("sandbox %s: its shim knows of none: %s", one.id, error)
-                break
-            except Error as error:
-                log.debug("sandbox %s: %s", one.id, error)
-                if not alive and isinstance(error, Unavailable):
-                    break
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
-        if one.exit is not None:
-            return
-        if not one.is_alive():
-            log.warning("the shim of sandbox %s is dead", one.id)
-        if one.record.binary and not one.is_alive():
-            await self._creation.clean_up(one)
-        self._ended(one, SandboxExit(KILLED, time.time_ns()))
-
-    @staticmethod
-    async def _end_of(shim: SandboxShim) -> SandboxExit:
-        """Waits for the end as the shim tells it; one that cannot tell ends with its connection."""
-        try:
-            return await shim.wait()
-        except Unimplemented:
-            await shim.closed
-            raise Unavailable("the connection is lost") from None
-
-    def _ended(self, one: Instance, exit: SandboxExit) -> None:
-        if one.exit is not None:
-            return
-        one.end(exit)
-        try:
-            write_exit(one.bundle, one.record.pid, exit)
-        except OSError as error:  # it has been removed, or the disk is full
-            log.debug("sandbox %s: its end is not noted: %s", one.id, error)
-        event = events_pb2.SandboxExit(sandbox_id=one.id, exit_status=exit.exit_status)
-        event.exited_at.FromNanoseconds(exit.exited_at)
-        self._publish(one, "exit", event)
-
-    def _publish(self, one: Instance, what: str, event: Message) -> None:
-        self._publisher.publish(one.bundle.namespace, f"/sandboxes/{what}", event)
+            self._watch.begin(one)
 
     # Finding ------------------------------------------------------------------------------
 
