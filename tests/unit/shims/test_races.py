@@ -82,6 +82,9 @@ class Played:
         self.pending.append((verb, ended))
         await ended
 
+    def holds(self, id: str) -> bool:
+        return bool(self._kernel.alive)
+
     async def start(self, id: str) -> None:
         await self._command("start")
 
