@@ -172,7 +172,7 @@ class Stdio:
         scheme = "cri" if uri.scheme == "cri" else "file"
         longest = max_line(uri.query, field) if scheme == "cri" else 0
         file = self._files.get((scheme, uri.path))
-        if file is None:
+        if file is None or not file.is_open:
             try:
                 file = LogFile(scheme, uri.path)
             except OSError as error:
