@@ -13,7 +13,7 @@ import gc
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,25 @@ def pytest_collection_finish() -> None:
     """What was imported and collected stays: the garbage collector need not look at it again."""
     gc.collect()
     gc.freeze()
+
+
+# Skips --------------------------------------------------------------------------------------
+
+_KERNELS = ("this kernel has no ", "no memory controller here", "runsc does not run")
+_NOTHING_TO_TEST = ("the noun is a command itself", "containerd accepts this", "CRIU is here")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
+    """``./dev test`` installs what tests need: in CI only the kernel may be a reason to skip, or
+    that there is nothing to test."""
+    outcome = yield
+    report = outcome.get_result()
+    if _CI and report.skipped and not hasattr(report, "wasxfail"):
+        reason = str(report.longrepr[-1]).removeprefix("Skipped: ")
+        if not reason.startswith(_KERNELS + _NOTHING_TO_TEST):
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid} was skipped, which it may not be here: {reason}"
 
 
 # The whole run ------------------------------------------------------------------------------

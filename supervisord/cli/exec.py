@@ -41,7 +41,9 @@ def run_exec(daemon: Connection, args: argparse.Namespace) -> int:
         readers = undo.enter_context(ExitStack())
         session: Session | None = None
         if not args.log_uri:
-            streams = fifos.create(args.exec_id, terminal=args.tty, parent=args.fifo_dir)
+            streams = fifos.create(
+                args.exec_id, terminal=args.tty, parent=args.fifo_dir or fifos.beside(args.address)
+            )
             undo.callback(fifos.remove_streams, streams)
         if args.detach:
             if not args.log_uri:

@@ -24,7 +24,7 @@ from .connection import Connection
 from .errors import CliError, is_code, rpc_text
 from .output import warn
 from .stdio import fifos
-from .stdio.fifos import Streams
+from .stdio.fifos import Streams, beside
 from .stdio.session import Session
 from .values import require
 
@@ -77,7 +77,9 @@ def run_task(
         session: Session | None = None
         readers = undo.enter_context(ExitStack())
         if own_streams:
-            streams = fifos.create(container.id, terminal=terminal, parent=args.fifo_dir)
+            streams = fifos.create(
+                container.id, terminal=terminal, parent=args.fifo_dir or beside(args.address)
+            )
             undo.callback(fifos.remove_streams, streams)
         if own_streams and args.detach:
             hold_readers(streams, readers)

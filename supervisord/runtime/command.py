@@ -24,7 +24,11 @@ class Result:
     def last_words(self) -> str:
         """The last line of its error output."""
         lines = self.stderr.decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"exit status {self.status}"
+        if lines:
+            return lines[-1]
+        return (
+            f"killed by signal {-self.status}" if self.status < 0 else f"exit status {self.status}"
+        )
 
 
 async def run(

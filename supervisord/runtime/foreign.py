@@ -29,6 +29,7 @@ from .shim import Shim
 
 log = logging.getLogger(__name__)
 
+_END_SECONDS = 5.0
 _START_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
 _OLDEST = 2
@@ -73,6 +74,7 @@ class ForeignLauncher:
         undo.push_async_callback(clean_up)
         endpoint = await self._start(binary, bundle, options)
         bundle.write_record(ShimRecord(endpoint.address, endpoint.version, binary))
+        undo.push_async_callback(_end, bundle, endpoint)
         client = await connect(endpoint.address, _CONNECT_SECONDS)
         undo.callback(client.close)
         version, pid = await introduce(client, bundle, endpoint.version)
@@ -147,6 +149,21 @@ def _time_of_change(path: str) -> int:
         return os.stat(path).st_mtime_ns  # noqa: PTH116
     except OSError as error:
         raise NotFound(f"{path}: {error.strerror}") from error
+
+
+async def _end(bundle: Bundle, endpoint: bootstrap.Endpoint) -> None:
+    """Has a shim end that was started in vain; one that holds others goes on."""
+    try:
+        client = await connect(endpoint.address, _CONNECT_SECONDS)
+        try:
+            shim = Shim(client, bundle.namespace, bundle.id, endpoint.version)
+            async with asyncio.timeout(_END_SECONDS):
+                await shim.shutdown()
+                await shim.closed
+        finally:
+            client.close()
+    except (Error, TimeoutError) as error:
+        log.warning("container %s: its shim is not told to end: %s", bundle.id, error)
 
 
 async def introduce(client: Client, bundle: Bundle, version: int) -> tuple[int, int]:

@@ -28,13 +28,13 @@ def fail(message: str, **more: Any) -> Step:
 HANG: Step = {"end": "hang"}
 
 
-class FakeRuntime:
-    """One fake runtime of a name, in a folder; it is the real runc where it has no script."""
+class Fake:
+    """An executable of a name, in a folder; it is the real one where it has no script."""
 
-    def __init__(self, folder: Path, name: str, real: str = "runc") -> None:
+    def __init__(self, folder: Path, name: str, program: str, real: str) -> None:
         folder.mkdir(exist_ok=True)
         self.path = folder / name
-        source = (PROGRAMS / "runtime.py").read_text()
+        source = (PROGRAMS / program).read_text()
         self.path.write_text(f"#!{os.path.realpath(sys.executable)} -ISs\n{source}")
         self.path.chmod(0o755)
         self._script = Path(f"{self.path}.json")
@@ -62,7 +62,21 @@ class FakeRuntime:
         lines = self._log.read_text().splitlines() if self._log.exists() else []
         return [int(line.split(" ")[1]) for line in lines if line.endswith(" hang")]
 
+
+class FakeRuntime(Fake):
+    """An OCI runtime; runc behaves differently where it has that name."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        super().__init__(folder, name, "runtime.py", "runc")
+
     def options(self, **more: Any) -> AnyMessage:
         """The options of a create that ask for it."""
         options = options_pb2.Options(binary_name=str(self.path), **more)
         return AnyMessage(type_url="containerd.runc.v1.Options", value=options.SerializeToString())
+
+
+class FakeShim(Fake):
+    """A shim between the daemon and containerd's own."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "containerd-shim-fake-v1", "shim.py", "containerd-shim-runc-v2")

@@ -16,8 +16,6 @@ from pathlib import Path
 
 from ..errors import CliError
 
-DEFAULT_FOLDER = "/run/supervisord/fifo"
-
 
 @dataclass(frozen=True, slots=True)
 class Streams:
@@ -29,9 +27,15 @@ class Streams:
     terminal: bool = False
 
 
-def create(id: str, *, terminal: bool, parent: str | None = None) -> Streams:
-    """Makes a folder with the FIFOs of one process. Raises CliError."""
-    base = parent or DEFAULT_FOLDER
+def beside(address: str) -> str:
+    """The folder of FIFOs where no other is asked for: next to the daemon's socket, so that they
+    go when what belongs to that daemon goes."""
+    return str(Path(address.removeprefix("unix://")).absolute().parent / "fifo")
+
+
+def create(id: str, *, terminal: bool, parent: str) -> Streams:
+    """Makes a folder in ``parent`` with the FIFOs of one process. Raises CliError."""
+    base = parent
     try:
         Path(base).mkdir(mode=0o711, parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="", dir=base))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from .fifos import DEFAULT_FOLDER
-
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declares the flags that say where a task's streams go."""
@@ -15,7 +13,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--log-uri", metavar="URI", type=log_uri,
         help="let the shim write the output: file:///x.log, cri:///0.log, binary:///x")  # fmt: skip
     group.add_argument("--fifo-dir", metavar="DIR",
-        help=f"where to make FIFOs (default: {DEFAULT_FOLDER})")  # fmt: skip
+        help="where to make FIFOs (default: the folder fifo beside the socket)")  # fmt: skip
     group.add_argument("--pid-file", metavar="FILE", help="write the process id to a file")
     group.add_argument("--no-pivot", action="store_true", help="do not use pivot_root")
 
