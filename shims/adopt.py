@@ -23,11 +23,11 @@ from typing import Any
 
 from supervisord.contracts.errors import Error, FailedPrecondition
 from supervisord.linux import cgroups
-from supervisord.linux.process import exit_status, pidfd_open
+from supervisord.linux.process import exit_status, pidfd_open, pidfd_send_signal
 
 from . import exits, log, running
 from .bundle import Bundle, read
-from .container import Container, Publish, observe
+from .container import SIGKILL, Container, Publish, observe
 from .create import Defaults
 from .loop import READ, Loop
 from .machine import Event
@@ -109,6 +109,7 @@ async def adopt(
     for exec_id in exits.ids(orphan.bundle):
         if exec_id and exec_id not in container.execs:
             _adopt_exec(container, exec_id, _UNRECORDED)
+    _end_unknown(container)
     log.info("container has a new shim", id=orphan.id, status=status, execs=len(container.execs))
     return container
 
@@ -155,6 +156,29 @@ def _adopt_exec(container: Container, exec_id: str, record: Mapping[str, Any]) -
         exit = Exit(process.pid, UNKNOWN, time.time_ns())
     process.pid = exit.pid
     container.exec_exited(process, exit)  # again, perhaps: nobody knows whether it was told
+
+
+def _end_unknown(container: Container) -> None:
+    """Kills execs that were started and not noted: nobody was told of them. Whatever else is in a
+    pid namespace has its parent there."""
+    if not container.private_pids:
+        return
+    known = {process.pid for process in container.execs.values()} | {container.init.pid}
+    inside = set(_pids(container, container.init))
+    for pid in inside - known:
+        try:
+            pidfd = pidfd_open(pid)
+        except OSError:
+            continue
+        try:
+            parent = int(read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[1])
+            if parent not in inside:
+                log.warning("ending an exec that nobody knows", pid=pid)
+                pidfd_send_signal(pidfd, SIGKILL)
+        except OSError as error:
+            log.debug("process is gone", pid=pid, error=error)
+        finally:
+            os.close(pidfd)
 
 
 # Ends ---------------------------------------------------------------------------------------

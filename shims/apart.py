@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from supervisord.contracts.errors import DeadlineExceeded, Error, Internal, Unknown, from_code
+from supervisord.linux.process import set_parent_death_signal
 
 from . import log
 from .loop import Loop
@@ -35,9 +36,10 @@ async def apart(loop: Loop, reaper: Reaper, work: Work, seconds: float, what: st
     read, write = os.pipe2(os.O_CLOEXEC)
     try:
         try:
+            shim = os.getpid()
             pid = os.fork()
             if pid == 0:
-                _run(work, write)
+                _run(work, write, shim)
         finally:
             os.close(write)
         data = await _answer(loop, read, seconds, what)
@@ -69,9 +71,13 @@ async def _answer(loop: Loop, fd: int, seconds: float, what: str) -> bytes:
     return data
 
 
-def _run(work: Work, write: int) -> None:
-    """The fork's life; does not return."""
+def _run(work: Work, write: int, shim: int) -> None:
+    """The fork's life; does not return. It ends with the shim, whose sockets it holds too: else
+    nobody would see that the shim is gone."""
     try:
+        set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() != shim:
+            return
         loop = Loop()
         reaper = Reaper(loop)
         try:

@@ -53,6 +53,7 @@ class Adoption:
 
         Raises Unavailable where no shim could be had, DeadlineExceeded where one did not get
         that far, another Error where the container is not to be had."""
+        await self._burial.end_commands(task.bundle)
         pidfd = task.open_init()
         old = task.record
         group = "" if old.group.startswith(SANDBOX) else old.group  # a sandbox ends with its shim

@@ -107,6 +107,7 @@ class Burial:
         if record.binary:
             told = await self._delete_by_shim(bundle, record)
         else:
+            await self.end_commands(bundle)
             group = _group(record)
             await self._delete_by_runtime(bundle)
             if group is not None:
@@ -148,6 +149,12 @@ class Burial:
         at = nanoseconds(answer.exited_at) or time.time_ns()
         return Exit("", answer.pid or record.init_pid, answer.exit_status, at)
 
+    async def end_commands(self, bundle: Bundle) -> None:
+        """Ends what the dead shim had begun: commands of the runtime that work on this bundle and
+        would make a container, or a process in it, that nobody knows."""
+        for pid in await asyncio.to_thread(_end_commands, bundle.path):
+            log.warning("container %s: command %s of its dead shim was ended", bundle.id, pid)
+
     async def _end_by_hand(self, record: ShimRecord, group: cgroups.Cgroup) -> None:
         """Where the runtime does not know the container any more: kills all that is in its
         control group, and removes that."""
@@ -168,6 +175,29 @@ class Burial:
                     f"process {record.init_pid} outlives its shim and cannot be ended"
                 )
             await asyncio.sleep(0.02)
+
+
+def _end_commands(path: str) -> list[int]:
+    """Kills all whose command line names something in a bundle; answers their pids."""
+    signs = (os.fsencode(f"\0{path}\0"), os.fsencode(f"\0{path}/"))
+    ended = []
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            pidfd = process.pidfd_open(int(name))
+        except OSError:
+            continue
+        try:
+            line = Path("/proc", name, "cmdline").read_bytes()
+            if any(sign in line for sign in signs):
+                process.pidfd_send_signal(pidfd, signal.SIGKILL)
+                ended.append(int(name))
+        except OSError:
+            continue
+        finally:
+            os.close(pidfd)
+    return ended
 
 
 def _group(record: ShimRecord) -> cgroups.Cgroup | None:

@@ -242,6 +242,8 @@ class Creation:
                 log.debug("container %s: %s", bundle.id, error)  # as a rule, there is none
         last = self._groups.leave((bundle.namespace, bundle.id), record)
         await self._burial.end_shim(None if lost else shim, record, last=last)
+        if lost and not record.binary:
+            await self._burial.end_commands(bundle)
         found = bundle.read_runtime()
         if found is not None and Path(found[1], bundle.id).exists():
             try:

@@ -64,7 +64,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _REACH_SECONDS = 10.0
-_SOON_SECONDS = 1.0
+_SOON_SECONDS = 0.5
 _END_SECONDS = 30.0
 _CLOSE_SECONDS = 5.0
 UNCLAIMED_SECONDS = 30.0

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from supervisord.contracts.errors import NotFound
+from supervisord.contracts.errors import NotFound, Unavailable, Unknown
 from supervisord.contracts.tasks import CreateTask, Status, Stdio
 from supervisord.contracts.typed import TypedValue
 from supervisord.contracts.workers import ShimSpawner
 from supervisord.linux import cgroups, process
 from supervisord.runtime.zygote import Zygote
 
-from .conftest import NS, SPEC_URL, Engine, needs_root, spec, told, until
+from .conftest import CGROUP, NS, SPEC_URL, Engine, needs_root, spec, told, until
 
 pytestmark = needs_root
 
@@ -302,3 +302,86 @@ async def test_delete_while_the_shim_is_away(engine: Engine) -> None:
     os.kill(shim_of(engine), signal.SIGKILL)
     assert (await engine.manager.delete(NS, "web")).exit_status == 137
     await engine.clean()
+
+
+async def test_a_shim_dies_while_it_creates(
+    zygote: Zygote, engines: Callable[[ShimSpawner], Engine], tmp_path: Path
+) -> None:
+    """What its runtime was about to make is not made behind our back, and a retry succeeds."""
+    engine = engines(zygote)
+    engine.runtime = slow_runtime(tmp_path, "create")
+    await engine.open()
+    request = engine.container("web", "sleep", "60")
+    making = asyncio.ensure_future(engine.manager.create(NS, request))
+    pid_file = tmp_path / "pid"
+    assert await until(lambda: pid_file.exists() and pid_file.read_text().strip())
+    os.kill(ancestor(int(pid_file.read_text()), "supervisord-shi"), signal.SIGKILL)
+    with pytest.raises(Unknown, match="the shim ended"):
+        await making
+    (tmp_path / "go").touch()  # the slow one would go on now
+    await engine.clean()
+    assert not alive(int(pid_file.read_text()))
+    assert not list(Path(cgroups.ROOT).glob(f"*/{CGROUP}/web"))
+    await engine.manager.create(NS, request)
+
+
+async def test_a_shim_dies_while_it_starts_an_exec(
+    zygote: Zygote, engines: Callable[[ShimSpawner], Engine], tmp_path: Path
+) -> None:
+    engine = engines(zygote)
+    engine.runtime = slow_runtime(tmp_path, "exec")
+    await engine.open()
+    await engine.run("web", "sleep", "60")
+    starting = asyncio.ensure_future(exec_(engine, "e", "sleep", "61"))
+    pid_file = tmp_path / "pid"
+    assert await until(lambda: pid_file.exists() and pid_file.read_text().strip())
+    await kill_shim(engine)
+    with pytest.raises(Unavailable):
+        await starting
+    (tmp_path / "go").touch()
+    assert await until(lambda: not alive(int(pid_file.read_text())))
+    assert len(await engine.manager.pids(NS, "web")) == 1
+    assert await exec_(engine, "e", "sleep", "61")  # its id is free
+
+
+async def test_an_exec_that_was_not_noted_is_ended(engine: Engine) -> None:
+    await engine.run("web", "sleep", "60")
+    pid = await exec_(engine, "e", "sleep", "61")
+    known = await exec_(engine, "known", "sh", "-c", "sleep 62 & wait")
+    Path(engine.settings.state, "tasks", NS, "web", "exits", "e.run").unlink()
+    await kill_shim(engine)
+    assert await until(lambda: process.start_time(pid) is None)
+    assert process.start_time(known) is not None
+    assert len(await engine.manager.pids(NS, "web")) == 3
+
+
+def slow_runtime(folder: Path, verb: str) -> str:
+    """A runtime that waits before one of its verbs, and tells its pid meanwhile."""
+    path = folder / "slow-runtime"
+    path.write_text(
+        f"""#!/bin/sh
+case " $* " in *" {verb} "*)
+    if [ ! -e {folder}/go ]; then
+        echo $$ > {folder}/pid
+        while [ ! -e {folder}/go ]; do sleep 0.02; done
+    fi
+esac
+exec runc "$@"
+"""
+    )
+    path.chmod(0o755)
+    return str(path)
+
+
+def ancestor(pid: int, name: str) -> int:
+    """The topmost process above one that has this name."""
+    found = 0
+    while pid > 1:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        if pid and Path(f"/proc/{pid}/comm").read_text().strip() == name:
+            found = pid
+    return found
+
+
+def alive(pid: int) -> bool:
+    return process.start_time(pid) is not None
