@@ -29,6 +29,7 @@ from supervisord.contracts.errors import (
     Internal,
     InvalidArgument,
     ResourceExhausted,
+    Unavailable,
     Unimplemented,
 )
 
@@ -236,7 +237,11 @@ class _ServerConnection(Connection):
             {pair.key: pair.value for pair in reversed(request.metadata)},
             request.timeout_nano / 1e9 if request.timeout_nano > 0 else None,
         )
-        task = self._owner.spawn(self._run(stream_id, method, argument, context), request.method)
+        work = self._run(stream_id, method, argument, context)
+        try:
+            task = self._owner.spawn(work, request.method)
+        except RuntimeError as error:  # it gives what runs a moment to end, and takes no more
+            raise Unavailable("the server is closing") from error
         self._tasks[stream_id] = task
         task.add_done_callback(lambda _: self._forget(stream_id))
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from .conftest import Shim, ShimRoom, eventually, needs_root, spec
 
 pytestmark = needs_root
 
+SYS_FLOCK = {"x86_64": 73, "aarch64": 32}.get(platform.machine())
 ROOT = str(Path(__file__).parents[3])
 
 
@@ -188,6 +192,45 @@ async def test_members_that_start_at_once_share_a_shim(shims: ShimRoom) -> None:
     await members[0].end()
 
 
+@pytest.mark.skipif(SYS_FLOCK is None, reason="the number of flock is not known here")
+def test_one_start_at_a_time(shims: ShimRoom) -> None:
+    """Between the look at a group's socket and the shim that serves it nobody else may look."""
+    bundle, sockets = shims.base / "waits", shims.base / "sockets"
+    for folder in (bundle, sockets):
+        folder.mkdir()
+    (bundle / "config.json").write_text("{}")
+    order = bootstrap_pb2.BootstrapParams(
+        instance_id="waits", namespace="ns", socket_dir=str(sockets)
+    )
+    lock = os.open(sockets, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    started = subprocess.Popen(
+        [sys.executable, "-m", "shims.main", "-namespace", "ns", "-id", "waits", "start"],
+        cwd=bundle,
+        env={**os.environ, "PYTHONPATH": ROOT},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert started.stdin is not None
+        started.stdin.write(order.SerializeToString())
+        started.stdin.close()
+        deadline = time.monotonic() + 20
+        waits = f"{SYS_FLOCK} "
+        while not Path(f"/proc/{started.pid}/syscall").read_text().startswith(waits):
+            assert started.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert not list(sockets.iterdir())
+    finally:
+        os.close(lock)
+        assert started.stdout is not None
+        printed = started.stdout.read()
+        started.stdout.close()
+        started.wait(20)
+    asyncio.run(_end(bootstrap_pb2.BootstrapResult.FromString(printed).address, "waits"))
+
+
 async def test_what_it_can_do(shims: ShimRoom) -> None:
     options = options_pb2.Options(binary_name="/usr/sbin/runc")
     asked = Payload(type_url="containerd.runc.v1.Options", value=options.SerializeToString())
@@ -221,12 +264,12 @@ def test_cores_of_its_own_or_a_clear_word(shims: ShimRoom) -> None:
         assert b"enable sched core support: " in done.stderr
         return
     address = bootstrap_pb2.BootstrapResult.FromString(done.stdout).address
-    asyncio.run(_end(address))
+    asyncio.run(_end(address, "sched"))
 
 
-async def _end(address: str) -> None:
+async def _end(address: str, id: str) -> None:
     client = await Client.connect(address)
-    request = v3.ShutdownRequest(id="sched")
+    request = v3.ShutdownRequest(id=id)
     await client.call("containerd.task.v3.Task", "Shutdown", request, Empty, timeout=10)
     await eventually(lambda: not Path(address.removeprefix("unix://")).exists())
 

@@ -108,6 +108,21 @@ async def test_a_lost_server_fails_open_calls(connect: Connect, server: Server) 
         await create(client, "a")
 
 
+async def test_a_closing_server_takes_no_new_call(connect: Connect, server: Server) -> None:
+    client = await connect()
+    request = shim_pb2.WaitRequest(id="a")
+    waiting = asyncio.ensure_future(client.call(NAME, "Wait", request, shim_pb2.WaitResponse))
+    await create(client, "a")  # answered after the one before it has begun
+    closing = asyncio.ensure_future(server.close(grace=60))
+    await asyncio.sleep(0)
+    with pytest.raises(errors.Unavailable, match="the server is closing"):
+        await create(client, "b")
+    client.close()
+    await closing
+    with pytest.raises(errors.Unavailable):
+        await waiting
+
+
 async def test_a_lost_client_cancels_its_requests(
     connect: Connect, server: Server, shim: Shim
 ) -> None:
