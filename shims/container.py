@@ -117,6 +117,11 @@ class Container:
             raise NotFound(f"process does not exist {exec_id}: not found")
         return process
 
+    @property
+    def _unrestored(self) -> bool:
+        """Whether there is no init yet: only ``start`` makes it, from a checkpoint."""
+        return self.restore is not None and not self.init.pid
+
     def status(self, process: Process) -> str:
         """The state as clients see it; a paused container's processes are all paused."""
         if process is not self.init and self.init.status in ("PAUSED", "PAUSING"):
@@ -192,6 +197,8 @@ class Container:
             raise AlreadyExists(f"id {exec_id}: already exists")
         if self.init.exit is not None:
             raise FailedPrecondition("cannot exec in a stopped container")
+        if self._unrestored:
+            raise FailedPrecondition("cannot exec in a created container")
         self.init.machine.feed(Event.EXEC)
         self.bundle.write(f"{exec_id}.process.json", spec)
         stdio = Stdio(self.loop, self.reaper, wishes)
@@ -209,6 +216,8 @@ class Container:
         if exec_id:
             process.signal(signal)
             return
+        if self._unrestored:
+            raise FailedPrecondition("process not created")
         if process.exit is not None and (self.private_pids or not all):
             raise NotFound("process already finished")
         # The kernel ends a pid namespace with its first process. A sandboxed process is

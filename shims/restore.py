@@ -46,9 +46,21 @@ class Restore:
         return options
 
     async def run(self, container: Container) -> None:
-        """Restores; init has its pid afterwards. Raises FailedPrecondition, Unknown."""
+        """Restores; init has its pid afterwards. After a failure it may be tried again.
+
+        Raises FailedPrecondition, Unknown."""
+        await criu.require(container.runtime)
+        try:
+            await self._run(container)
+        except BaseException:
+            container.init.stdio.close()
+            await _take_back(container)
+            raise
+        init = container.init
+        running.write(container.bundle.path, "", init.pid, init.wishes, init.stdio)
+
+    async def _run(self, container: Container) -> None:
         init, runtime = container.init, container.runtime
-        await criu.require(runtime)
         os.makedirs(self.work, 0o711, exist_ok=True)
         pid_file = container.bundle.init_pid_file
         with container.reaper.early:
@@ -69,7 +81,6 @@ class Restore:
                 )
                 init.stdio.given()
             container.created(facts)
-        running.write(container.bundle.path, "", init.pid, init.wishes, init.stdio)
 
     async def _restore(
         self,
@@ -83,6 +94,16 @@ class Restore:
 
         pid = await runtime.restore(id, self.options(), pid_file, streams, console=console)
         return observe(pid)
+
+
+async def _take_back(container: Container) -> None:
+    """What a runtime has made that nobody could talk to, or that it failed over, goes again."""
+    if not container.runtime.holds(container.id):
+        return
+    try:
+        await container.runtime.delete(container.id, force=True)
+    except Error as error:
+        log.error("a failed restore left a container", id=container.id, error=error)
 
 
 async def checkpoint(

@@ -36,7 +36,8 @@ class ShimRecord:
     foreign shim, "" for ours; ``version`` that of its task service; ``group`` what the container
     shares its shim with ("" for a shim of its own, see ``groups``). ``pid`` and ``start_time``
     are 0 until known. ``init_pid`` and ``init_start`` are set once Create has succeeded: a bundle
-    without them is half-made, whatever else is in it."""
+    without them is half-made, whatever else is in it, unless it ``restores``: then init is made by
+    Start, from a checkpoint."""
 
     address: str
     version: int = 3
@@ -46,6 +47,12 @@ class ShimRecord:
     init_pid: int = 0
     init_start: int = 0
     group: str = ""
+    restores: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether Create has succeeded."""
+        return self.init_pid > 0 or self.restores
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ CONFIG = "application/vnd.containerd.container.checkpoint.config.v1+proto"
 _OPTIONS = "containerd.runc.v1.Options"
 _CHECKPOINT_OPTIONS = "containerd.runc.v1.CheckpointOptions"
 _CHUNK = 1 << 20
+_FROM_PATH = "RestoreFromPath"
+_ROOTFS_DIFF = "rootfs-diff.tar"
 
 M = TypeVar("M", options_pb2.Options, options_pb2.CheckpointOptions)
 
@@ -66,8 +68,11 @@ class Checkpoints:
         descriptor = request.checkpoint
         if descriptor is None or not (descriptor.digest or descriptor.annotations):
             return ""
-        if "RestoreFromPath" in descriptor.annotations:
-            return descriptor.annotations["RestoreFromPath"]
+        if _FROM_PATH in descriptor.annotations:
+            path = descriptor.annotations[_FROM_PATH]
+            if Path(path).with_name(_ROOTFS_DIFF).exists():
+                raise Unimplemented(f"checkpoint: {_ROOTFS_DIFF} beside {path!r} is not applied")
+            return path
         if descriptor.media_type != IMAGE:
             raise InvalidArgument(
                 f"checkpoint: unsupported checkpoint type {descriptor.media_type!r}"
@@ -79,6 +84,11 @@ class Checkpoints:
             return target
         finally:
             reader.close()
+
+    def starts_at_once(self, request: CreateTask) -> bool:
+        """Whether the client leaves the start of what it restores to the creation, as the one
+        does that names a folder by an annotation (containerd's ``Container.Restore``)."""
+        return request.checkpoint is not None and _FROM_PATH in request.checkpoint.annotations
 
     async def make(
         self, namespace: str, shim: Shim, spec: TypedValue, options: TypedValue

@@ -94,8 +94,11 @@ class Creation:
                 shim, record, init_pid = await self._our_shim(
                     namespace, container, request, options, sandbox, undo
                 )
+            restored = not init_pid and self._checkpoints.starts_at_once(request)
+            if restored:
+                init_pid = await shim.start()
             started = process.start_time(init_pid) or 0
-            record = replace(record, init_pid=init_pid, init_start=started)
+            record = replace(record, init_pid=init_pid, init_start=started, restores=not init_pid)
             bundle = self._store.bundle(namespace, container.id)
             bundle.write_record(record)
             undo.pop_all()
@@ -103,7 +106,8 @@ class Creation:
         task.attach(shim)
         if started and not binary:  # one that has ended already was told before we could listen
             stdio = request.stdio
-            task.sight = Sight(Process(container.id, "", init_pid, Status.CREATED, stdio))
+            status = Status.RUNNING if restored else Status.CREATED
+            task.sight = Sight(Process(container.id, "", init_pid, status, stdio))
         return task
 
     def _sandbox_of(self, namespace: str, container: Container) -> str:

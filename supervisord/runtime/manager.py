@@ -291,9 +291,19 @@ class TaskManager:
     async def start(self, namespace: str, id: str, exec_id: str = "") -> int:
         """See the contract."""
         shim = await self._shim(namespace, id)
-        sight = self._task(namespace, id).sight
+        task = self._task(namespace, id)
+        sight = task.sight
+        if not exec_id and not task.record.init_pid:
+            return await self._owner.shielded(self._restore(task, shim), f"restore {id}")
         with sight.refusable() if exec_id else sight.changing(News.STARTED):
             return await shim.start(exec_id)
+
+    async def _restore(self, task: Task, shim: Shim) -> int:
+        """The start of a task that was made from a checkpoint: init is there only now."""
+        with task.sight.changing():
+            pid = await shim.start()
+            await task.begun(pid)
+        return pid
 
     async def delete_process(self, namespace: str, id: str, exec_id: str) -> Exit:
         """See the contract."""

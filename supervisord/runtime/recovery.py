@@ -90,7 +90,7 @@ class Recovery:
         for bundle, record in found:
             if record is not None and record.address:
                 self._join(bundle, record)
-            if record is not None and record.init_pid:
+            if record is not None and record.is_whole:
                 tasks.append(Task(bundle, record, self._watching))
                 continue
             locked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -226,7 +226,10 @@ class Recovery:
         except BaseException:
             shim.close()
             raise
-        if init_pid:
+        if init_pid or (record.restores and await _holds(shim)):
+            if init_pid and not record.init_pid:  # restored, and we died before we could note it
+                await task.begun(init_pid)
+                record = task.record
             if not record.binary and pid != record.pid:  # we died before we could note it
                 task.record = replace(record, pid=pid, start_time=process.start_time(pid) or 0)
                 await asyncio.to_thread(task.bundle.write_record, task.record)
@@ -314,6 +317,15 @@ class Recovery:
         """Stamped with the time of the end, as its shim would have."""
         stamp = when or time.time_ns()
         self._publisher.forward(Envelope(stamp, task.bundle.namespace, topic, pack(event)))
+
+
+async def _holds(shim: Shim) -> bool:
+    """Whether the shim knows the container. Raises what its answer raises otherwise."""
+    try:
+        await shim.state()
+    except NotFound:
+        return False
+    return True
 
 
 async def is_gone(task: Task) -> bool:

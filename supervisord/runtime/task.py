@@ -120,6 +120,14 @@ class Task:
         self.is_stuck = False
         self._notify()
 
+    async def begun(self, pid: int) -> None:
+        """Init is there, restored from a checkpoint. Raises ResourceExhausted, Unknown."""
+        started = process.start_time(pid) or 0
+        self.record = replace(self.record, init_pid=pid, init_start=started)
+        self._close_init()
+        self._init = _open(self.record)
+        await asyncio.to_thread(self.bundle.write_record, self.record)
+
     def finish(self, ended: Ended) -> None:
         """The task is over; whoever still waits is answered."""
         self._ended = ended

@@ -30,7 +30,7 @@ from protos.containerd.services.tasks.v1 import tasks_pb2 as pb
 from protos.containerd.types import types_pb2
 from protos.containerd.v1.types import task_pb2
 from protos.io.containerd.cgroups.v2 import metrics_pb2
-from tests.conformance.daemons import Daemon, Supervisord, alive
+from tests.conformance.daemons import Daemon, Supervisord, alive, parent_of
 from tests.conformance.wire import Wire
 
 NAMESPACE = "unified"
@@ -321,6 +321,21 @@ def test_the_daemon_dies_and_comes_back(box: Box, daemon: Daemon) -> None:
     assert box.end() == 5
 
 
+@boxes
+def test_a_dead_shim_is_replaced(box: Box) -> None:
+    pid = box.run("sleep 600")
+    shim = parent_of(pid)
+    assert shim != 1
+    os.kill(shim, 9)
+    until(lambda: not alive(shim), "the end of the shim")
+    assert box.exec("exit 4") == 4  # waits for the new one
+    assert box.process.pid == pid
+    assert box.metrics().pids.current == 1
+    box.wire.tasks.Pause(pb.PauseTaskRequest(container_id=box.id))
+    box.wire.tasks.Resume(pb.ResumeTaskRequest(container_id=box.id))
+    assert box.end() == 137
+
+
 # --- checkpoints ----------------------------------------------------------------------------------
 
 
@@ -394,7 +409,10 @@ def test_a_checkpoint_goes_on_where_it_was(box: Box) -> None:
     last = count_of(box)
     box.wire.delete_task(box.id)
     box.gone()
-    restored(box, log, last, options=options_pb2.Options(criu_image_path=image), **streams)
+    work = Path(f"/tmp/{box.id}-restore")
+    options = options_pb2.Options(criu_image_path=image, criu_work_path=str(work))
+    restored(box, log, last, options=options, **streams)
+    assert (work / "restore.log").exists()
     # The default runtime here cannot restore, so the one that can is taken.
     box.runtime = ""
     restored(box, log, first, checkpoint=blob, **streams)
