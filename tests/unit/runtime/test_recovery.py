@@ -17,11 +17,11 @@ from supervisord.contracts.errors import Unavailable
 from supervisord.contracts.tasks import Status, Stdio
 from supervisord.contracts.typed import TypedValue
 from supervisord.events.fields import decode
-from supervisord.linux import process
+from supervisord.linux import cgroups, process
 from supervisord.runtime.launch import connect
 from supervisord.runtime.shim import Shim
 
-from .conftest import NS, SPEC_URL, Engine, needs_root, spec, told, until
+from .conftest import CGROUP, NS, SPEC_URL, Engine, needs_root, spec, told, until
 
 pytestmark = needs_root
 
@@ -112,6 +112,28 @@ async def test_half_made_tasks_are_removed(engine: Engine, stage: str) -> None:
         assert process.start_time(pid) is None
     await engine.remove("web")
     await engine.clean()
+
+
+async def test_what_a_half_made_task_had_is_removed(engine: Engine) -> None:
+    """The daemon and the shim died in the middle: process, mounts, control groups, the runtime's
+    state and the socket are there, and nobody who knows of them."""
+    pid = await engine.run("web", "sleep", "60")
+    task = engine.manager._tasks[NS, "web"]
+    shim = task.record.pid
+    groups = list(Path(cgroups.ROOT).glob(f"*/{CGROUP}/web"))
+    groups += list(Path(cgroups.ROOT).glob(f"{CGROUP}/web"))
+    assert groups
+    await engine.close()
+    task.bundle.write_record(replace(task.record, pid=0, start_time=0, init_pid=0, init_start=0))
+    os.kill(shim, signal.SIGKILL)
+    assert await until(lambda: process.start_time(shim) is None)
+    assert process.start_time(pid) is not None
+    await engine.open()
+    await engine.clean()  # bundle, mounts, runtime state, socket
+    assert process.start_time(pid) is None
+    assert await until(lambda: not any(group.exists() for group in groups))
+    await engine.run("web", "true")
+    assert (await engine.manager.wait(NS, "web")).exit_status == 0
 
 
 async def test_damaged_records_are_not_fatal(engine: Engine) -> None:
