@@ -35,7 +35,7 @@ from .foreign import ForeignLauncher, introduce
 from .groups import Groups
 from .launch import connect
 from .shim import CONNECT_SECONDS, Shim
-from .task import Ended, Task, killed
+from .task import UNKNOWN, Ended, Task, killed
 
 log = logging.getLogger(__name__)
 
@@ -268,6 +268,9 @@ class Recovery:
                 if task.is_over:
                     return
                 seen = task.seen_exit()
+                if seen is not None and seen.exit_status == UNKNOWN:
+                    await asyncio.sleep(_FIRST_PAUSE)  # it may be about to be reaped
+                    seen = task.seen_exit()
                 try:
                     if seen is None and not task.record.binary and tries < _ADOPTIONS:
                         log.warning("shim of task %s is dead, its container gets another", task.id)

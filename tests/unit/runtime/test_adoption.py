@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,28 @@ async def test_the_new_shim_dies_too(
     await kill_shim(engine)
     assert spawner.deaths == 2
     assert (await engine.manager.get(NS, "web")).pid == pid
+
+
+async def test_a_terminal_ends_with_its_shim(engine: Engine, tmp_path: Path) -> None:
+    """The kernel hangs up; what goes on all the same is still ours, without a terminal."""
+    fifo = str(tmp_path / "out")
+    os.mkfifo(fifo)
+    request = engine.container("web", "sleep", "60")
+    container = engine.containers.all[NS, "web"]
+    config = spec("web", ["sleep", "60"])
+    config["process"]["terminal"] = True
+    config["mounts"].append({"destination": "/dev/pts", "type": "devpts", "source": "devpts"})
+    value = TypedValue(SPEC_URL, json.dumps(config).encode())
+    engine.containers.all[NS, "web"] = replace(container, spec=value)
+    stdio = Stdio(stdout=fifo, terminal=True)
+    pid = await engine.manager.create(NS, with_stdio(request, stdio))
+    await engine.manager.start(NS, "web")
+    await kill_shim(engine)
+    state = await engine.manager.get(NS, "web")
+    assert (state.pid, state.status) == (pid, Status.RUNNING)
+    await engine.manager.resize(NS, "web", "", 80, 24)
+    await exec_(engine, "e", "sh", "-c", "exit 5")
+    assert (await engine.manager.wait(NS, "web", "e")).exit_status == 5
 
 
 async def test_again_and_again(engine: Engine) -> None:
