@@ -68,6 +68,7 @@ class Effects:
         SLOT.pack_into(self._page, at, order, count + 1)
         self._note(f"{KINDS[self.kind()]} {effect}\n")
         if count + 1 == order:
+            self._inside.yes = True
             os.kill(os.getpid(), 9)
 
     def _note(self, line: str) -> None:
