@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +21,8 @@ _PASSING = ("-wal", "-shm", "-journal", ".tmp")
 
 @dataclass(frozen=True, slots=True)
 class Realm:
-    """Whose things are counted: the value of ``MARK``, the folder that holds root and state, and
-    what the ids of all its containers begin with."""
+    """Whose things are counted: the value of ``MARK``, which is also the control group of its
+    containers; the folder that holds root and state; and what the ids of containers begin with."""
 
     mark: str
     folder: Path
@@ -44,13 +44,13 @@ def processes(realm: Realm) -> dict[int, str]:
     return found
 
 
-def counts(realm: Realm, pids: list[int]) -> dict[str, int]:
-    """Everything that can be counted; ``pids`` are processes that live through the whole test,
-    whose descriptors and threads are added up."""
+def counts(realm: Realm, pids: Mapping[str, int]) -> dict[str, int]:
+    """Everything that can be counted; ``pids`` are processes, by name, that live through the whole
+    test: their descriptors and threads are counted for each."""
     found = {
+        **{f"descriptors of {who}": _entries(f"/proc/{pid}/fd") for who, pid in pids.items()},
+        **{f"threads of {who}": _entries(f"/proc/{pid}/task") for who, pid in pids.items()},
         "processes": len(processes(realm)),
-        "descriptors": sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids),
-        "threads": sum(len(os.listdir(f"/proc/{pid}/task")) for pid in pids),
         "mounts": Path("/proc/self/mountinfo").read_text().count(str(realm.folder)),
         "control groups": sum(1 for _ in _groups(realm)),
         "keyrings": Path("/proc/keys").read_text().count(realm.prefix),
@@ -73,6 +73,17 @@ def memory(pid: int, kind: str) -> int:
         if line.startswith(f"{kind}:"):
             return int(line.split()[1]) << 10
     raise LookupError(f"no {kind} of process {pid}")
+
+
+def remove_groups(realm: Realm) -> None:
+    """The control groups that were made for it, and are empty by now."""
+    for where in (realm.mark, f"*/{realm.mark}"):
+        for folder in _CGROUPS.glob(where):
+            folder.rmdir()
+
+
+def _entries(folder: str) -> int:
+    return len(os.listdir(folder))
 
 
 def _groups(realm: Realm) -> Iterator[str]:

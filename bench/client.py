@@ -78,10 +78,12 @@ def oci_spec(id: str, args: Sequence[str]) -> dict[str, Any]:
 
 
 class Client:
-    """One connection to one daemon. ``binary`` is the OCI runtime that tasks are told to use."""
+    """One connection to one daemon. ``binary`` is the OCI runtime that tasks are told to use,
+    ``group`` the control group that their own are made in."""
 
-    def __init__(self, address: str, binary: str) -> None:
+    def __init__(self, address: str, binary: str, group: str = NAMESPACE) -> None:
         self.address = address
+        self._group = group
         limit = [("grpc.max_receive_message_length", 64 << 20)]
         self._channel = grpc.insecure_channel(f"unix:{address}", options=limit)
         self.containers = ContainersStub(self._channel)
@@ -197,7 +199,9 @@ class Client:
         record.runtime.name = "io.containerd.runc.v2"
         self._name_runtime(record.runtime.options)
         record.spec.type_url = SPEC
-        record.spec.value = json.dumps(oci_spec(id, args)).encode()
+        spec = oci_spec(id, args)
+        spec["linux"]["cgroupsPath"] = f"/{self._group}/{id}"
+        record.spec.value = json.dumps(spec).encode()
         self.containers.Create(request, metadata=META)
 
     def delete_record(self, id: str) -> None:

@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
@@ -26,14 +27,21 @@ class StartFailed(Exception):
 class Daemon:
     """A running daemon: its name, its socket, its pid, and how long it took to answer."""
 
-    def __init__(self, name: str, folder: Path, command: list[str]) -> None:
+    def __init__(
+        self, name: str, folder: Path, command: list[str], environment: Mapping[str, str]
+    ) -> None:
         self.name = name
         self.address = str(folder / "sock")
         self.log = folder / "log"
         began = time.perf_counter()
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **environment},
+                start_new_session=True,
             )
         self.pid = self._process.pid
         try:
@@ -103,11 +111,14 @@ COMMANDS = {"containerd": _containerd, "supervisord": _supervisord}
 
 
 @contextmanager
-def running(name: str, base: Path) -> Iterator[Daemon]:
-    """A daemon of that name on a root below ``base``, stopped at the end."""
+def running(
+    name: str, base: Path, environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Daemon]:
+    """A daemon of that name on a root below ``base``, with these variables besides our own, stopped
+    at the end."""
     folder = base / name
     folder.mkdir()
-    daemon = Daemon(name, folder, COMMANDS[name](folder))
+    daemon = Daemon(name, folder, COMMANDS[name](folder), environment)
     try:
         yield daemon
     finally:

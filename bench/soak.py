@@ -33,6 +33,7 @@ LIMIT = {"daemon": 64, "zygote": 8, "shim": 16}
 smaller than an object or two; the heap's own ups and downs are."""
 
 _SECONDS = 60
+_QUIET = 1.0
 _QUIET_SECONDS = 30.0
 
 
@@ -174,8 +175,8 @@ class Soak:
         deadline = time.monotonic() + _QUIET_SECONDS
         last: dict[str, int] = {}
         since = time.monotonic()
-        while time.monotonic() < deadline and time.monotonic() - since < 2.0:
-            counts = census.counts(self.realm, list(pids.values()))
+        while time.monotonic() < deadline and time.monotonic() - since < _QUIET:
+            counts = census.counts(self.realm, pids)
             if counts != last:
                 last, since = counts, time.monotonic()
             time.sleep(0.25)
@@ -193,7 +194,7 @@ class Soak:
             if count > middle.counts.get(name, 0)
         ]
         if self.failures:
-            found.append(f"{len(self.failures)} operations failed: {self.failures[0]}")
+            found.append(f"{len(self.failures)} failures: {self.failures[0]}")
         operations = last.lifecycles + last.execs - middle.lifecycles - middle.execs
         for name, size in last.memory.items():
             if (size - middle.memory[name]) / operations > LIMIT[name]:
@@ -234,6 +235,29 @@ def _fails(action: Callable[[], object]) -> None:
     raise RuntimeError("a program that is not there was started")
 
 
+def soaked(
+    base: Path, runtime: str, rounds: int, lifecycles: int, execs: int, parallel: int
+) -> Soak:
+    """A daemon below ``base`` that has gone through it all, and is gone."""
+    mark = unique("soak")
+    realm = census.Realm(mark, base, f"{mark}-")
+    with running("supervisord", base, {census.MARK: mark}) as daemon:
+        client = Client(daemon.address, runtime, mark)
+        try:
+            client.load_base(layers.busybox())
+            soak = Soak(client, realm, daemon.pid)
+            soak.run(rounds, lifecycles, execs, parallel)
+        finally:
+            client.close()
+    # The zygote and the spare end when they notice that the daemon has.
+    deadline = time.monotonic() + _QUIET_SECONDS
+    while (left := census.processes(realm)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    soak.failures += [f"still there after the daemon: {name}" for name in left.values()]
+    census.remove_groups(realm)
+    return soak
+
+
 def main(argv: Sequence[str]) -> int:
     """Answers 1 if something was left, or memory grew."""
     parser = argparse.ArgumentParser(prog="./dev bench soak", description=__doc__)
@@ -245,31 +269,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", metavar="FILE", help="write the samples there")
     arguments = parser.parse_args(argv)
     rounds = max(2, arguments.rounds)
-    realm_mark = unique("soak")
-    os.environ[census.MARK] = realm_mark
+    work = arguments.lifecycles // rounds, arguments.execs // rounds
     with tempfile.TemporaryDirectory(prefix="sv-soak-") as base:
-        with running("supervisord", Path(base)) as daemon:
-            client = Client(daemon.address, arguments.runtime)
-            try:
-                client.load_base(layers.busybox())
-                realm = census.Realm(realm_mark, Path(base), f"{realm_mark}-")
-                soak = Soak(client, realm, daemon.pid)
-                soak.run(
-                    rounds,
-                    arguments.lifecycles // rounds,
-                    arguments.execs // rounds,
-                    arguments.parallel,
-                )
-            finally:
-                client.close()
-        # The zygote and the spare end when they notice that the daemon has.
-        deadline = time.monotonic() + _QUIET_SECONDS
-        while census.processes(realm) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        left = census.processes(realm)
+        soak = soaked(Path(base), arguments.runtime, rounds, *work, arguments.parallel)
     found = soak.verdict()
-    if left:
-        found.append(f"processes after the daemon's end: {left}")
     if arguments.json:
         rows = [[s.lifecycles, s.execs, s.memory, s.counts] for s in soak.samples]
         Path(arguments.json).write_text(json.dumps(rows, indent=1))
