@@ -176,6 +176,8 @@ class Server:
         self.peers: set[_Peer] = set()
         self._listener = socket(fileno=listener)
         self._on_connect = on_connect
+        self.on_lonely: Callable[[], None] = lambda: None
+        """Called when the last caller has gone."""
         self._listener.setblocking(False)
         loop.watch(listener, READ, self._accept)
 
@@ -214,7 +216,10 @@ class _Peer(Wire):
         self._last_stream = 0
 
     def lost(self) -> None:
-        self._server.peers.discard(self)
+        peers = self._server.peers
+        peers.discard(self)
+        if not peers:
+            self._server.on_lonely()
         for task in self._waiting:
             task.drop()
         self._waiting.clear()

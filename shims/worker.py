@@ -128,19 +128,30 @@ def _adopt(
 def _watch_idleness(
     loop: Loop, service: TaskService, server: Server, address: str, seconds: float
 ) -> None:
-    def look() -> None:
-        if not server.peers:
-            if service.idle:
-                log.info("nobody wants this shim, it ends")
-                loop.stop()
-                return
-            if service.over and not (os.access(address, os.F_OK) and service.has_bundle):
-                log.warning("nobody can ask for this shim's container, which has ended")
-                loop.spawn(service.abandon(), "abandon").when_done(loop.stop)
-                return
-        loop.later(seconds, look)
+    looks = False  # while somebody is connected there is nothing to look for, and no timer
 
-    loop.later(seconds, look)
+    def lonely() -> None:
+        nonlocal looks
+        if not looks:
+            looks = True
+            loop.later(seconds, look)
+
+    def look() -> None:
+        nonlocal looks
+        looks = False
+        if server.peers:
+            return
+        if service.idle:
+            log.info("nobody wants this shim, it ends")
+            loop.stop()
+        elif service.over and not (os.access(address, os.F_OK) and service.has_bundle):
+            log.warning("nobody can ask for this shim's container, which has ended")
+            loop.spawn(service.abandon(), "abandon").when_done(loop.stop)
+        else:
+            lonely()
+
+    server.on_lonely = lonely
+    lonely()
 
 
 def _last_events(loop: Loop, publisher: Publisher) -> None:
