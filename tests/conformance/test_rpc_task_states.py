@@ -6,6 +6,7 @@ Debian's containerd answers UNKNOWN where a state forbids something; ours says s
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 
 import grpc
@@ -155,8 +156,11 @@ def test_pids_name_their_execs(shop: Shop, unique: str) -> None:
     wire.wait(unique, "short")
     wire.exec(unique, EXEC, ["sleep", "600"])
     other = wire.start(unique, EXEC)
-    while len(found := wire.tasks.ListPids(pb.ListPidsRequest(container_id=unique)).processes) != 3:
-        continue
+    request = pb.ListPidsRequest(container_id=unique)
+    deadline = time.monotonic() + 10
+    while len(found := wire.tasks.ListPids(request).processes) != 3:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
     details = {process.pid: process.info for process in found}
     assert details[other].type_url == "containerd.runc.v1.ProcessDetails"
     assert options_pb2.ProcessDetails.FromString(details[other].value).exec_id == EXEC

@@ -31,9 +31,8 @@ _MODULES = (
 _NEEDLESS = frozenset(
     "test idlelib lib2to3 ensurepip tkinter turtledemo pydoc_data distutils site-packages "
     "dist-packages mypy mypyc grpc_tools pip setuptools ruff grimp importlinter ast_serialize "
-    "librt pygments .git .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build".split()
+    "librt .git .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build".split()
 )
-_KEPT = frozenset({"pygments"})  # rich and pytest draw with it
 _SPARE_MIB = 300
 
 _INIT = """#!/bin/busybox sh
@@ -76,9 +75,9 @@ def kernel() -> tuple[Path, Path]:
     """A kernel and the folder of its modules. Raises Missing."""
     for image in sorted(Path("/boot").glob("vmlinuz-*"), reverse=True):
         modules = Path("/lib/modules", image.name.removeprefix("vmlinuz-"))
-        if (modules / "modules.dep").is_file():
+        if (modules / "modules.dep").is_file() and _are_plain(_wanted(modules)):
             return image, modules
-    raise Missing("no kernel with modules in /boot (Debian: linux-image-cloud-amd64)")
+    raise Missing("no kernel in /boot with modules as they are (linux-image-cloud-amd64)")
 
 
 def build(folder: Path, script: str) -> tuple[Path, Path, Path]:
@@ -180,7 +179,7 @@ def _copy_tree(source: Path, root: Path) -> None:
     top = sysconfig.get_path("purelib")
 
     def needless(folder: str, names: list[str]) -> Iterable[str]:
-        unwanted = {name for name in names if name in _NEEDLESS and name not in _KEPT}
+        unwanted = set(_NEEDLESS.intersection(names))
         unwanted |= {name for name in names if name.startswith("config-")}
         if folder == top:
             unwanted |= {name for name in names if "__mypyc." in name}
@@ -242,6 +241,11 @@ def _wanted(modules: Path) -> list[str]:
         if Path(path).name.partition(".")[0] in _MODULES:
             wanted += [*reversed(needs[path]), path]
     return list(dict.fromkeys(wanted))
+
+
+def _are_plain(paths: Iterable[str]) -> bool:
+    """Whether busybox can load them: it does not decompress."""
+    return all(path.endswith(".ko") for path in paths)
 
 
 def _initramfs(modules: Path) -> bytes:

@@ -6,6 +6,7 @@ The runtime is runc, which makes the container anew where it is to restore one; 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import Iterator
@@ -66,8 +67,11 @@ def restored(engine: Engine, fails: Path) -> CreateTask:
 
 
 async def until_status(engine: Engine, status: Status) -> None:
-    while (await engine.manager.get(NS, "web")).status is not status:
-        continue
+    for _ in range(500):
+        if (await engine.manager.get(NS, "web")).status is status:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(await engine.manager.get(NS, "web"))
 
 
 async def test_daemons_come_and_go(fails: Path, engine: Engine) -> None:

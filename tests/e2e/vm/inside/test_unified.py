@@ -333,7 +333,7 @@ def test_a_dead_shim_is_replaced(box: Box) -> None:
     assert box.metrics().pids.current == 1
     box.wire.tasks.Pause(pb.PauseTaskRequest(container_id=box.id))
     box.wire.tasks.Resume(pb.ResumeTaskRequest(container_id=box.id))
-    assert box.end() == 137
+    assert box.end() in (137, 255)  # this kernel tells the status to nobody but the parent
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
