@@ -104,8 +104,13 @@ class Sight:
             raise
 
     def answered(self, heard: int, process: Process) -> None:
-        """The shim's answer to a question that was asked when ``heard`` was the count: kept if
-        nothing has been heard since, and if it is a state that lasts."""
-        if heard == self.heard and not self._changing and process.status in _LASTING:
-            self._process = process
-            self.status = process.status
+        """The shim's answer to a question that was asked when ``heard`` was the count. An end is
+        kept; another state that lasts is if nothing has been heard since. One that is not kept
+        and not what is known leaves a doubt: whoever asked has seen it."""
+        fresh = heard == self.heard and not self._changing and process.status in _LASTING
+        if process.status is Status.STOPPED or fresh:
+            if self.status is not Status.STOPPED:
+                self._process = process
+                self.status = process.status
+        elif process.status is not self.status:
+            self.feed(News.DOUBT)
