@@ -80,17 +80,19 @@ class Bundle:
         """Takes away what is mounted at or below the rootfs. Raises Unavailable."""
         mount.unmount_all(self.rootfs)
 
-    def mentions(self, hook: str) -> bool:
-        """Whether the container may have hooks of this kind; only ever wrong by saying so."""
-        try:
-            return f'"{hook}"'.encode() in read(f"{self.path}/config.json")
-        except OSError:
-            return True
-
 
 def _folder(path: str, mode: int) -> None:
     if not os.access(path, os.F_OK):
         os.mkdir(path, mode)
+
+
+def mentions(folder: str, hook: str) -> bool:
+    """Whether a folder's ``config.json`` may have hooks of this kind; only ever wrong by saying
+    so."""
+    try:
+        return f'"{hook}"'.encode() in read(f"{folder}/config.json")
+    except OSError:
+        return True
 
 
 def read(path: str) -> bytes:

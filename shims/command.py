@@ -53,10 +53,11 @@ def spawn(
     *,
     environment: Mapping[str, str] | None = None,
     extra: Sequence[int] = (),
+    program: str = "",
 ) -> int:
     """Starts a program (looked up in PATH) and answers its pid. It leads a process group of its
-    own. ``extra`` descriptors become 3, 4, ... of the child. Raises NotFound (no such program),
-    Unknown."""
+    own. ``extra`` descriptors become 3, 4, ... of the child; ``program`` is executed where the
+    first argument only names it. Raises NotFound (no such program), Unknown."""
     actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = []
     for number, fd in enumerate((streams.stdin, streams.stdout, streams.stderr)):
         if fd < 0:
@@ -69,7 +70,7 @@ def spawn(
     actions += [(os.POSIX_SPAWN_DUP2, fd, 3 + at) for at, fd in enumerate(parked)]
     try:
         return os.posix_spawnp(
-            arguments[0],
+            program or arguments[0],
             list(arguments),
             _ENVIRONMENT if environment is None else environment,
             file_actions=actions,

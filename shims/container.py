@@ -26,7 +26,7 @@ from supervisord.contracts.errors import (
 from supervisord.linux import cgroups
 
 from . import exits, log, running
-from .bundle import Bundle, remove
+from .bundle import Bundle, mentions, remove
 from .console import ConsoleSocket
 from .delete import delete
 from .enter import enter
@@ -351,7 +351,7 @@ class Container:
         if not force and await delete(self):
             self.bundle.unmount()
             return
-        if not self.bundle.mentions("poststop"):
+        if not mentions(self.bundle.path, "poststop"):
             # While the runtime works; the kernel takes its time over the last unmount.
             self.loop.soon(self._try_unmount)
         await self.runtime.delete(self.id, force=force)

@@ -15,6 +15,7 @@ from typing import Any
 
 from supervisord.contracts.errors import NotFound, Unknown
 
+from . import sheltered
 from .apart import apart
 from .bundle import read, remove
 from .command import Streams, finish, spawn
@@ -57,15 +58,15 @@ class Runtime:
     """The longest that a command may take."""
 
     @property
-    def is_runc(self) -> bool:
-        """Whether what runc leaves in its state folder is known."""
-        return self.binary.rpartition("/")[2] == "runc"
+    def name(self) -> str:
+        """The binary's name: ``runc`` and ``crun`` are known closely enough to be spared."""
+        return self.binary.rpartition("/")[2]
 
     @property
     def plain_processes(self) -> bool:
         """Whether a container's init is an ordinary process that a signal reaches directly.
         Sandboxed runtimes have a stand-in there."""
-        return self.binary.rpartition("/")[2] in ("runc", "crun", "youki")
+        return self.name in ("runc", "crun", "youki")
 
     async def apart(self, work: RuntimeWork, what: str) -> Any:
         """Calls the runtime from a fork of this process. ``work`` gets the runtime of the fork;
@@ -223,7 +224,7 @@ class Runtime:
             if self.systemd_cgroup:
                 command.append("--systemd-cgroup")
             try:
-                pid = spawn([*command, *arguments], streams)
+                pid = self._spawn([*command, *arguments], streams)
             except NotFound as error:
                 raise RuntimeFailure(what, error.message) from error
             limit = min(seconds, self.seconds)
@@ -236,6 +237,16 @@ class Runtime:
             if scratch >= 0:
                 os.close(scratch)
             remove(log_file)
+
+    def _spawn(self, command: Sequence[str], streams: Streams) -> int:
+        """Raises NotFound, Unknown."""
+        fd = sheltered.open(self.binary) if self.name == "crun" else -1
+        if fd < 0:
+            return spawn(command, streams)
+        try:
+            return spawn(command, streams, program=f"/proc/self/fd/{fd}")
+        finally:
+            os.close(fd)
 
 
 def _how(status: int) -> str:

@@ -1,9 +1,10 @@
 """Starts a created container.
 
-A container that runc has made waits in the opening of a FIFO, ``exec.fifo`` in its state folder,
-until somebody opens the other side and takes the byte that it writes; then the FIFO is removed.
-``runc start`` does nothing else, so the shim does that itself and saves a process. Where anything
-is not as expected, and with every other runtime, the runtime's own command is called.
+A created container waits at a FIFO, ``exec.fifo`` in the runtime's state folder. runc's opens it
+for writing, until somebody opens the other side and takes the byte; then the FIFO is removed.
+crun's reads from it; its FIFO is removed before the byte is written. ``runc start`` and ``crun
+start`` do nothing else, so the shim does that itself and saves a process. Where anything is not as
+expected, and with every other runtime, the runtime's own command is called.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from supervisord.contracts.errors import DeadlineExceeded
 
 from . import log
-from .bundle import remove
+from .bundle import mentions, remove
 from .loop import READ, Future
 
 if TYPE_CHECKING:
@@ -26,21 +27,52 @@ _SECONDS = 10.0
 async def start(container: Container) -> None:
     """Lets init go. Raises Unknown (the runtime's words)."""
     runtime = container.runtime
-    if runtime.is_runc and not container.bundle.mentions("poststart"):
-        path = f"{runtime.root}/{container.id}/exec.fifo"
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            log.debug("no exec.fifo", id=container.id, error=error)
-        else:
-            if await _let_go(container, fd):
-                remove(path)
-                return
-    await runtime.start(container.id)
+    folder = f"{runtime.root}/{container.id}"
+    fifo = f"{folder}/exec.fifo"
+    if runtime.name == "runc" and not mentions(container.bundle.path, "poststart"):
+        done = await _take(container, fifo)
+    elif runtime.name == "crun" and not mentions(folder, "poststart"):
+        done = _give(container, fifo)
+    else:
+        done = False
+    if not done:
+        await runtime.start(container.id)
+
+
+async def _take(container: Container, fifo: str) -> bool:
+    """Whether runc's init was let go."""
+    try:
+        fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        log.debug("no exec.fifo", id=container.id, error=error)
+        return False
+    if not await _let_go(container, fd):
+        return False
+    remove(fifo)
+    return True
+
+
+def _give(container: Container, fifo: str) -> bool:
+    """Whether crun's init was let go: nobody else has the FIFO open, and what is in it stays there
+    until init takes it."""
+    try:
+        fd = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        log.debug("nobody waits at exec.fifo", id=container.id, error=error)
+        return False
+    try:
+        remove(fifo)
+        os.write(fd, b"\0")
+    except OSError as error:  # init has ended meanwhile
+        log.debug("nobody takes from exec.fifo", id=container.id, error=error)
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 async def _let_go(container: Container, fd: int) -> bool:
-    """Whether init has passed the FIFO."""
+    """Whether runc's init has passed the FIFO."""
     loop, gone = container.loop, container.init.gone
     passed: Future[None] = Future(loop)
 

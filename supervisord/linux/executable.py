@@ -39,6 +39,34 @@ def read_only(path: str) -> int:
     return fd
 
 
+def is_confined(path: str, root: str = "") -> bool:
+    """Whether AppArmor may treat this process, or the program ``path``, by the program's path,
+    which a mount that belongs to no tree does not have. (SELinux goes by the file's label.)
+    The kernel's files are looked for below ``root``."""
+    if _text(f"{root}/sys/module/apparmor/parameters/enabled").strip() != "Y":
+        return False
+    profiles = _text(f"{root}/sys/kernel/security/apparmor/profiles")
+    own = _text(f"{root}/proc/self/attr/current").rstrip("\0\n")
+    return not profiles or own != "unconfined" or path.rpartition("/")[2] in profiles
+
+
+def _text(path: str) -> str:
+    """All of a kernel's file; "" where it cannot be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        parts = []
+        while part := os.read(fd, 1 << 16):
+            parts.append(part)
+        return b"".join(parts).decode(errors="replace")
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+
+
 def is_read_only() -> bool:
     """Whether this process runs such a program."""
     return bool(os.statvfs("/proc/self/exe").f_flag & os.ST_RDONLY)

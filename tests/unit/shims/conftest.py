@@ -227,10 +227,12 @@ class Shim:
     async def close(self) -> None:
         """Ends container and shim, whatever the state."""
         if Path(f"/proc/{self.pid}").exists():
+            spied = Path(self.runtime).parent.name.startswith("bin-")
+            runtime = self.runtime if spied else RUNTIME
             for command in (["kill", "--all", self.id, "KILL"], ["delete", "--force", self.id]):
                 await asyncio.to_thread(
                     subprocess.run,
-                    [RUNTIME, "--root", str(self.room.base / "rt" / NS), *command],
+                    [runtime, "--root", str(self.room.base / "rt" / NS), *command],
                     capture_output=True,
                     check=False,
                 )

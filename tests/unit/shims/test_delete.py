@@ -1,8 +1,9 @@
-"""The end of runc's containers: by hand where that is all of it, by runc where it is not."""
+"""Start and end of containers: by hand where that is all of it, by the runtime where it is not."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -10,27 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from supervisord.contracts.errors import Error
 from supervisord.linux import cgroups, mount
 from supervisord.ttrpc.client import Client
 
 from .conftest import CGROUP, NS, Shim, ShimRoom, eventually, needs_root
+from .runtimes import Spy, both, has_groups, needs_crun
 
 pytestmark = needs_root
-
-
-class Spy:
-    """A runc that notes how it is called."""
-
-    def __init__(self, base: Path) -> None:
-        self._calls = base / "calls"
-        (base / "bin").mkdir()
-        self.path = base / "bin" / "runc"
-        self.path.write_text(f'#!/bin/sh\necho "$*" >> {self._calls}\nexec runc "$@"\n')
-        self.path.chmod(0o755)
-
-    @property
-    def deletes(self) -> int:
-        return self._calls.read_text().count(" delete ")
 
 
 def groups(id: str) -> list[Path]:
@@ -47,7 +35,7 @@ async def ended(shims: ShimRoom, spy: Spy, id: str) -> Shim:
     shim = await shims.shim(id, "/bin/sleep", "600", runtime=str(spy.path))
     await shim.create()
     await shim.start()
-    assert groups(id)
+    assert bool(groups(id)) == has_groups(spy.runtime)
     await shim.kill(9)
     assert await shim.wait() == 137
     return shim
@@ -59,15 +47,16 @@ def left(shims: ShimRoom, id: str) -> list[Path]:
     return [*groups(id), *([state] if state.exists() else [])]
 
 
-async def test_nothing_is_left_and_no_process_was_needed(shims: ShimRoom) -> None:
-    spy = Spy(shims.base)
+@both
+async def test_nothing_is_left_and_no_process_was_needed(shims: ShimRoom, runtime: str) -> None:
+    spy = Spy(shims.base, runtime)
     shim = await ended(shims, spy, "hand")
     controllers = [path.parents[1].name for path in groups("hand")]
-    if not cgroups.is_unified():
+    if runtime == "runc" and not cgroups.is_unified():
         assert {"cpu", "devices", "freezer", "memory", "pids"} <= set(controllers)
     await shim.delete()
     assert left(shims, "hand") == []
-    assert spy.deletes == 0
+    assert (spy.count("create"), spy.count("start"), spy.count("delete")) == (1, 0, 0)
     assert not (shim.bundle / "rootfs" / "bin").exists()
     await shim.create()  # nothing hinders the next of this name
     await shim.start()
@@ -75,7 +64,50 @@ async def test_nothing_is_left_and_no_process_was_needed(shims: ShimRoom) -> Non
     await shim.wait()
     await shim.delete()
     assert left(shims, "hand") == []
-    assert spy.deletes == 0
+    assert (spy.count("create"), spy.count("start"), spy.count("delete")) == (2, 0, 0)
+
+
+@both
+@pytest.mark.parametrize("kind", ["poststart", "poststop"])
+async def test_hooks_are_for_the_runtime(shims: ShimRoom, runtime: str, kind: str) -> None:
+    spy = Spy(shims.base, runtime)
+    shim = await shims.shim("hooked", "/bin/sleep", "600", runtime=str(spy.path))
+    content = json.loads((shim.bundle / "config.json").read_text())
+    ran = shims.base / "ran"
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", f"cat > {ran}"]}
+    content["hooks"] = {kind: [hook]}
+    (shim.bundle / "config.json").write_text(json.dumps(content))
+    await shim.create()
+    assert not (ran.exists() and runtime == "crun")  # runc runs its poststart hooks right away
+    await shim.start()
+    assert ran.exists() == (kind == "poststart")
+    await shim.kill(9)
+    await shim.wait()
+    await shim.delete()
+    assert json.loads(ran.read_text())["id"] == "hooked"
+    assert spy.count("start") == (kind == "poststart")
+    assert spy.count("delete") == (kind == "poststop")
+    assert left(shims, "hooked") == []
+
+
+@both
+async def test_the_end_before_the_start_is_told_by_the_runtime(
+    shims: ShimRoom, runtime: str
+) -> None:
+    spy = Spy(shims.base, runtime)
+    shim = await shims.shim("early", "/bin/sleep", "600", runtime=str(spy.path))
+    pid = await shim.create()
+    os.kill(pid, signal.SIGSTOP)  # the shim is not told of its end in time
+    os.kill(shim.pid, signal.SIGSTOP)
+    os.kill(pid, signal.SIGKILL)
+    starting = asyncio.create_task(shim.start())
+    await eventually(lambda: Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z")
+    os.kill(shim.pid, signal.SIGCONT)
+    with pytest.raises(Error):
+        await starting
+    assert await shim.wait() == 137
+    await shim.delete()
+    assert left(shims, "early") == []
 
 
 @pytest.mark.parametrize("oddity", ["file", "group", "other", "intel", "rootless"])
@@ -98,28 +130,58 @@ async def test_what_is_not_as_expected_is_left_to_runc(shims: ShimRoom, oddity: 
     if oddity != "file" and oddity != "group":
         assert state.read_text() != text
     await shim.delete()
-    assert spy.deletes == 1
+    assert spy.count("delete") == 1
     assert left(shims, oddity) == []
 
 
-async def test_without_a_pid_namespace_runc_ends_what_is_left(shims: ShimRoom) -> None:
-    spy = Spy(shims.base)
+@needs_crun
+@pytest.mark.parametrize("oddity", ["file", "pid", "scope", "intel"])
+async def test_what_is_not_as_expected_is_left_to_crun(shims: ShimRoom, oddity: str) -> None:
+    spy = Spy(shims.base, "crun")
+    shim = await ended(shims, spy, oddity)
+    status = shims.base / "rt" / NS / oddity / "status"
+    content = json.loads(status.read_text())
+    match oddity:
+        case "file":
+            (status.parent / "unknown").touch()
+        case "pid":
+            content["pid"] = (1 << 22) - 1  # of nobody
+        case "scope":
+            content["scope"] = "of systemd"
+        case _:
+            content["intelrdt"] = "more to remove"
+    status.write_text(json.dumps(content))
+    if oddity == "scope":  # which the real one would ask systemd for
+        content["scope"] = ""
+        replaced = json.dumps(content)
+        spy.path.write_text(f"#!/bin/sh\necho '{replaced}' > {status}\n" + spy.path.read_text())
+    await shim.delete()
+    assert spy.count("delete") == 1
+    assert left(shims, oddity) == []
+
+
+@both
+async def test_without_a_pid_namespace_the_runtime_ends_what_is_left(
+    shims: ShimRoom, runtime: str
+) -> None:
+    spy = Spy(shims.base, runtime)
     namespaces = [{"type": kind} for kind in ("ipc", "uts", "mount", "network")]
     shim = await shims.shim("shared", "/bin/true", runtime=str(spy.path), namespaces=namespaces)
     await shim.create()
     await shim.start()
     await shim.wait()
     await shim.delete()
-    assert spy.deletes == 1
+    assert spy.count("delete") == 1
     assert left(shims, "shared") == []
 
 
-async def test_what_was_never_started_is_left_to_runc(shims: ShimRoom) -> None:
-    spy = Spy(shims.base)
+@both
+async def test_what_was_never_started_is_left_to_the_runtime(shims: ShimRoom, runtime: str) -> None:
+    spy = Spy(shims.base, runtime)
     shim = await shims.shim("unborn", "/bin/true", runtime=str(spy.path))
     await shim.create()
     await shim.delete()
-    assert spy.deletes == 1
+    assert spy.count("delete") == 1
     assert left(shims, "unborn") == []
 
 

@@ -68,7 +68,7 @@ class Played:
     """The runtime: ``pending`` are the commands that have not ended."""
 
     plain_processes = True
-    is_runc = False
+    name = "played"
     systemd_cgroup = False
 
     def __init__(self, loop: Loop, kernel: Kernel, folder: str) -> None:

@@ -194,6 +194,20 @@ def test_a_life(box: Box) -> None:
 
 
 @boxes
+def test_only_create_executes_the_runtime(box: Box, tmp_path: Path) -> None:
+    program = tmp_path / box.runtime
+    shutil.copy2(shutil.which(box.runtime) or "", program)
+    box.runtime = str(program)
+    box.make("sleep 600")
+    pid = box.create()
+    program.unlink()
+    assert box.wire.start(box.id) == pid
+    assert box.exec(f"grep -q {NAMESPACE} /proc/self/cgroup") == 0
+    assert box.exec("exit 3") == 3
+    assert box.end() == 137
+
+
+@boxes
 def test_statistics_are_those_of_the_files(box: Box) -> None:
     def limited(spec: dict[str, Any]) -> None:
         spec["linux"]["resources"] |= {"memory": {"limit": 64 << 20}, "pids": {"limit": 33}}
