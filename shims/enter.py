@@ -59,7 +59,9 @@ async def enter(container: Container, description: str, streams: Streams) -> int
     read_end, status = os.pipe2(os.O_CLOEXEC)
     try:
         try:
-            pidfd = os.pidfd_open(container.init.pid)
+            # One that is not our child may end, and its pid name another, before we know of it.
+            known = container.init.pidfd
+            pidfd = os.dup(known) if known >= 0 else os.pidfd_open(container.init.pid)
             try:
                 helper = os.fork()
                 if helper == 0:
