@@ -51,7 +51,7 @@ class Hearing:
             _exited(task, event)
         else:
             begun = envelope.topic == "/tasks/start" and event.pid == task.record.init_pid
-            task.sight.feed(News.STARTED if begun and task.sight.is_changing else News.DOUBT)
+            task.sight.feed(News.STARTED if begun and task.sight.expects_start else News.DOUBT)
 
 
 def _exited(task: Task, event: events_pb2.TaskExit) -> None:

@@ -340,10 +340,12 @@ class TaskManager:
     async def list(self, namespace: str) -> Sequence[Process]:
         """See the contract. Only shims of which too little is known are asked."""
         tasks = self._of(namespace)
-        unknown = [task for task in tasks if task.shim is None or task.sight.process is None]
-        asked = await asyncio.gather(*map(self._state, unknown))
-        answers = dict(zip(map(id, unknown), asked, strict=True))
-        found = (answers.get(id(task), task.sight.process) for task in tasks)
+        # All at once: what is known of one may be in doubt by the time that another has answered.
+        known = [task.sight.process if task.shim is not None else None for task in tasks]
+        pairs = list(zip(tasks, known, strict=True))
+        asked = await asyncio.gather(*(self._state(task) for task, seen in pairs if seen is None))
+        answers = iter(asked)
+        found = [next(answers) if seen is None else seen for _, seen in pairs]
         return [process for process in found if process is not None]
 
     async def _state(self, task: Task) -> Process | None:

@@ -60,6 +60,12 @@ class Sight:
         """Whether a request that changes it is under way."""
         return self._changing > 0
 
+    @property
+    def expects_start(self) -> bool:
+        """Whether the shim's word that it was started is no surprise: somebody is starting it, or
+        it is known to have been."""
+        return self.is_changing or self.status is not Status.CREATED
+
     def feed(self, news: News) -> None:
         """Takes news that says nothing more."""
         self.heard += 1

@@ -14,6 +14,7 @@ from supervisord.contracts.errors import NotFound
 from supervisord.contracts.events import Envelope
 from supervisord.contracts.tasks import Status
 from supervisord.contracts.typed import pack
+from supervisord.runtime.sight import News
 
 from .conftest import NS, Engine, needs_root, until
 
@@ -42,6 +43,7 @@ async def test_a_life_is_followed_without_a_question(engine: Engine) -> None:
     with deaf(engine, "a"):
         assert await listed(engine, "a") is Status.CREATED
     await engine.manager.start(NS, "a")
+    assert await until(lambda: engine.exchange.topics.get("/tasks/start"))
     with deaf(engine, "a"):
         assert await listed(engine, "a") is Status.RUNNING
     subscription = engine.exchange.subscribe(['topic=="/tasks/exit"'])
@@ -90,6 +92,21 @@ async def test_a_pause_is_asked_about_once(engine: Engine) -> None:
     await engine.manager.resume(NS, "p")
     assert await listed(engine, "p", 5) is Status.RUNNING
     assert not task.sight.is_changing
+
+
+async def test_doubt_while_others_are_asked_drops_nobody(engine: Engine) -> None:
+    for id in ("slow", "sure"):
+        await engine.run(id, "sleep", "100")
+    tasks = engine.manager._tasks
+    assert await until(lambda: engine.exchange.topics.get("/tasks/start", 0) >= 2)
+    assert len(await engine.manager.list(NS)) == 2
+    tasks[NS, "slow"].sight.feed(News.DOUBT)
+    with deaf(engine, "slow"):
+        listing = asyncio.ensure_future(engine.manager.list(NS))
+        await asyncio.sleep(0.05)
+        tasks[NS, "sure"].sight.feed(News.DOUBT)
+    listed = {task.container_id: task.status for task in await listing}
+    assert listed == {"slow": Status.RUNNING, "sure": Status.RUNNING}
 
 
 async def test_a_new_daemon_asks_and_then_knows(engine: Engine) -> None:

@@ -120,7 +120,7 @@ class Shim(RuleBasedStateMachine):
         if verb == "exit":
             self.sight.ended(137, 5)
         else:
-            begun = verb == "start" and self.sight.is_changing
+            begun = verb == "start" and self.sight.expects_start
             self.sight.feed(News.STARTED if begun else News.DOUBT)
         self.told = max(self.told, at)
 
