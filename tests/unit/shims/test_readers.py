@@ -294,6 +294,7 @@ def test_a_logging_program_that_does_not_end_is_ended(
 ) -> None:
     monkeypatch.setattr(binary, "_IDLE_SECONDS", 0.1)
     monkeypatch.setattr(binary, "_TERM_SECONDS", 0.3)
+    others = _children()
     logger = BinaryLogger(loop, reaper)
     path = _program(tmp_path, text)
     ends = loop.run_until(
@@ -301,12 +302,13 @@ def test_a_logging_program_that_does_not_end_is_ended(
     )
     for fd in ends:
         os.close(fd)
+    assert _children() - others
     loop.run_until(loop.spawn(logger.end(), "end"))
-    assert not any(os.path.exists(f"/proc/{pid}") for pid in _children())
+    assert not _children() - others
 
 
-def _children() -> list[str]:
-    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+def _children() -> set[str]:
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
 
 
 def test_arguments_are_those_of_containerd() -> None:
