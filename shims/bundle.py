@@ -10,6 +10,7 @@ what ``running`` describes) and ``exits/``.
 # ruff: noqa: PTH102, PTH103, PTH108
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class Bundle:
         return f"{self.path}/{INIT_PID}"
 
     def exec_pid_file(self, exec_id: str) -> str:
-        return f"{self.path}/{exec_id}.pid"
+        return f"{self.path}/{exec_id}.exec.pid"  # an exec may be named "init"
 
     def exec_process_file(self, exec_id: str) -> str:
         return f"{self.path}/{exec_id}.process.json"
@@ -62,11 +63,13 @@ class Bundle:
             raise Unknown(f"bundle {self.path!r}: {error}") from error
 
     def write(self, name: str, text: str | bytes) -> str:
-        """Writes a file and answers its path."""
+        """Writes a file and answers its path. Raises OSError, for a part of it too."""
         path = f"{self.path}/{name}"
+        data = text.encode() if isinstance(text, str) else text
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, text.encode() if isinstance(text, str) else text)
+            if os.write(fd, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(fd)
         return path

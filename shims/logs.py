@@ -36,7 +36,8 @@ def max_line(query: str, field: str) -> int:
     for key, value in pairs(query):
         if key != "max-line":
             raise InvalidArgument(f"{field}: cri:// knows max-line only, not {key!r}")
-        if not (value.isascii() and value.isdigit() and 1 <= int(value[:9]) <= _LONGEST):
+        digits = value if value.isascii() and value.isdigit() and len(value) < 9 else "0"
+        if not 1 <= int(digits) <= _LONGEST:
             raise InvalidArgument(f"{field}: max-line: {value!r} is not between 1 and {_LONGEST}")
         length = int(value)
     return length

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from protos.containerd.task.v3 import shim_pb2 as v3
-from supervisord.contracts.errors import Error, Unknown
+from supervisord.contracts.errors import Error, InvalidArgument, Unknown
 from supervisord.linux import mount, process
 
 from . import log, worker
@@ -141,10 +141,12 @@ def _start(order: Order, path: Path, lock: int) -> None:
 def _group(bundle: Path, id: str) -> str:
     try:
         spec = json.loads((bundle / "config.json").read_bytes())
+        annotations = spec.get("annotations") or {}
+        return next((annotations[label] for label in _GROUPS if label in annotations), id)
     except FileNotFoundError:  # a sandbox need not have one
         return id
-    annotations = spec.get("annotations") or {}
-    return next((annotations[label] for label in _GROUPS if label in annotations), id)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InvalidArgument(f"config.json: is no OCI runtime spec: {error}") from error
 
 
 def _answers(path: str) -> bool:
@@ -187,7 +189,8 @@ def _fork(arguments: Mapping[str, object], listener: int, log_file: int, lock: i
 
 
 def delete(flags: Mapping[str, str]) -> v3.DeleteResponse:
-    """Removes what a dead shim's container has left, and tells that it was killed."""
+    """Removes what a dead shim's container has left, and tells that it was killed. Raises Unknown
+    where the runtime cannot be asked or does not answer."""
     bundle = Path(flags.get("bundle") or Path.cwd().parent / flags["id"])
     binary, root = _RUNTIME, f"{_RUNTIME_ROOT}/{flags['namespace']}"
     try:
@@ -196,7 +199,10 @@ def delete(flags: Mapping[str, str]) -> v3.DeleteResponse:
     except (OSError, ValueError, KeyError) as error:
         log.warning("runtime.json is not there", error=error)
     command = [binary, "--root", root, "delete", "--force", flags["id"]]
-    done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unknown(f"failed to remove container {flags['id']}: {error}") from error
     if done.returncode:
         log.warning("failed to remove the container", error=done.stderr.decode(errors="replace"))
     try:

@@ -8,7 +8,9 @@ when the caller's connection is lost, so that nothing is left half-made; only me
 from __future__ import annotations
 
 import os
+import select
 import struct
+import time
 from _socket import AF_UNIX, SO_PEERCRED, SOCK_STREAM, SOL_SOCKET, socket
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
@@ -49,6 +51,7 @@ Late = Callable[[str, str], Method | None]
 
 _CREDENTIALS = struct.Struct("iII")
 
+_FLUSH_SECONDS = 2.0
 _MAX_BACKLOG = 64 << 20
 """Bytes of answers that a peer may leave unread before it is hung up on."""
 
@@ -114,13 +117,14 @@ class Wire:
             self.lost()
 
     def flush(self) -> None:
-        """Sends what is queued and waits for it; for the last words of a shim."""
-        if self.is_open and self._unsent:
-            os.set_blocking(self._fd, True)
-            try:
-                os.write(self._fd, self._unsent)
-            except OSError as error:
-                log.debug("last answer not sent", error=error)
+        """Sends what is queued and waits a moment for a peer who takes it; for the last words of a
+        shim."""
+        end = time.monotonic() + _FLUSH_SECONDS
+        writable = select.poll()
+        writable.register(self._fd, select.POLLOUT)
+        while self.is_open and self._unsent and (left := end - time.monotonic()) > 0:
+            if writable.poll(left * 1000):
+                self._write()
 
     def _ready(self, events: int) -> None:
         if events & WRITE and self._unsent:

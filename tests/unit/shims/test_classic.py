@@ -22,8 +22,9 @@ from protos.containerd.runc.v1 import options_pb2
 from protos.containerd.runtime.bootstrap.v1 import bootstrap_pb2
 from protos.containerd.task.v3 import shim_pb2 as v3
 from protos.containerd.types import types_pb2
-from shims.main import parse
+from shims.main import _group, delete, parse
 from supervisord import __version__
+from supervisord.contracts.errors import InvalidArgument, Unknown
 from supervisord.linux import mount
 from supervisord.ttrpc.client import Client
 
@@ -272,6 +273,8 @@ async def _end(address: str, id: str) -> None:
     request = v3.ShutdownRequest(id=id)
     await client.call("containerd.task.v3.Task", "Shutdown", request, Empty, timeout=10)
     await eventually(lambda: not Path(address.removeprefix("unix://")).exists())
+    client.close()
+    await client.wait_closed()
 
 
 async def test_delete_cleans_up_after_a_dead_shim(classic: Classic) -> None:
@@ -285,6 +288,19 @@ async def test_delete_cleans_up_after_a_dead_shim(classic: Classic) -> None:
     assert response.exited_at.seconds > 0
     assert not mount.mounted(str(classic.bundle / "rootfs"))
     await eventually(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_delete_without_its_runtime_says_so(tmp_path: Path) -> None:
+    (tmp_path / "runtime.json").write_text('{"binary": "/no/such/runtime", "root": "/none"}')
+    with pytest.raises(Unknown, match=r"failed to remove container c: .*/no/such/runtime"):
+        delete({"namespace": "ns", "id": "c", "bundle": str(tmp_path)})
+
+
+@pytest.mark.parametrize("config", ["", "[1]", '{"annotations": 5}'])
+def test_what_is_no_spec_says_so(tmp_path: Path, config: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(InvalidArgument, match="is no OCI runtime spec"):
+        _group(tmp_path, "c")
 
 
 def test_flags() -> None:

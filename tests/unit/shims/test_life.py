@@ -228,6 +228,7 @@ async def test_execs(shims: ShimRoom) -> None:
     assert await shim.wait("init") == 128 + 15
     assert (shim.bundle / "exits/init_.json").exists()
     await shim.delete("init")
+    assert (shim.bundle / "init.pid").exists()  # init's own
     await shim.exec("gone", "/bin/absent")
     with pytest.raises(Unknown, match=r"OCI runtime exec failed: .*absent"):
         await shim.start("gone")

@@ -119,7 +119,10 @@ def test_streams_of_a_file_have_their_own_unfinished_lines(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "query",
-    ["max-line=0", "max-line=", "max-line=x", "max-line=1048577", "max-line=-1", "maxline=5", "a"],
+    [
+        *("max-line=0", "max-line=", "max-line=x", "max-line=1048577", "max-line=-1"),
+        *("max-line=0000000011048577", f"max-line={9:05000}", "maxline=5", "a"),
+    ],
 )
 def test_queries_that_are_refused(query: str) -> None:
     with pytest.raises(InvalidArgument, match=r"^stdout: "):
