@@ -36,6 +36,8 @@ from .task import Task
 log = logging.getLogger(__name__)
 
 _DELETE_SECONDS = 5.0
+_FOREIGN_SECONDS = 300.0
+"""How long a foreign shim may take to create: nobody may be left who would cancel it."""
 
 
 class Sandboxes(Protocol):
@@ -80,7 +82,7 @@ class Creation:
         """The task, created and connected.
 
         Raises InvalidArgument, NotFound (runtime), Unknown (the runtime's words), Unavailable,
-        ResourceExhausted; nothing is left then."""
+        DeadlineExceeded (a foreign shim), ResourceExhausted; nothing is left then."""
         runtime = request.runtime_path or container.runtime.name
         sandbox = self._sandbox_of(namespace, container)
         binary = "" if sandbox else names.resolve(runtime, named=self._settings.shims)
@@ -189,7 +191,10 @@ class Creation:
         shim = Shim(client, namespace, container.id, record.version)
         self._groups.join(("", record.address), (namespace, container.id), record)
         undo.push_async_callback(self._end, bundle, shim, record)
-        return shim, record, await self._create(shim, bundle, request, options, checkpoint, None)
+        pid = await self._create(
+            shim, bundle, request, options, checkpoint, None, seconds=_FOREIGN_SECONDS
+        )
+        return shim, record, pid
 
     def _lay_out(
         self, namespace: str, container: Container, record: ShimRecord, undo: AsyncExitStack
@@ -212,10 +217,11 @@ class Creation:
         options: TypedValue,
         checkpoint: str,
         forking: asyncio.Task[int] | None,
+        seconds: float | None = None,
     ) -> int:
         try:
             return await shim.create(
-                bundle.path, request.rootfs, request.stdio, options, checkpoint
+                bundle.path, request.rootfs, request.stdio, options, checkpoint, seconds
             )
         except Unavailable as error:
             if not shim.is_lost:

@@ -227,11 +227,16 @@ class TaskManager:
         return None
 
     async def _remove_unclaimed(self, task: Task) -> None:
-        await asyncio.sleep(UNCLAIMED_SECONDS)
-        async with self._locks.hold(task.key):
-            if task.unclaimed is not None and not task.is_over:
-                log.info("task %s is removed: its creator went away", task.id)
-                await self._delete_held(task)
+        while task.unclaimed is not None and not task.is_over:
+            await asyncio.sleep(UNCLAIMED_SECONDS)
+            try:
+                await task.reach(None)  # not under the lock, which a new shim needs
+                async with self._locks.hold(task.key):
+                    if task.unclaimed is not None and not task.is_over:
+                        log.info("task %s is removed: its creator went away", task.id)
+                        await self._delete_held(task)
+            except Error as error:
+                log.warning("unclaimed task %s: %s", task.id, error)
 
     async def delete(self, namespace: str, id: str) -> Exit:
         """See the contract."""

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Set
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,9 +114,9 @@ class Recovery:
     async def _end_orphans(self, known: Set[str]) -> None:
         """Shims without a bundle: we died when their container was deleted and they were not yet
         told to end."""
-        for path in await asyncio.to_thread(lambda: list(Path(self._sockets).iterdir())):
-            if str(path) not in known and path.stat().st_mtime < self._began:
-                self._owner.spawn(self._end_orphan(str(path)), f"orphaned shim {path.name}")
+        for address in await asyncio.to_thread(_older, self._sockets, self._began):
+            if address not in known:
+                self._owner.spawn(self._end_orphan(address), f"orphaned shim {address}")
 
     async def _end_orphan(self, address: str) -> None:
         try:
@@ -320,6 +321,16 @@ class Recovery:
         """Stamped with the time of the end, as its shim would have."""
         stamp = when or time.time_ns()
         self._publisher.forward(Envelope(stamp, task.bundle.namespace, topic, pack(event)))
+
+
+def _older(folder: str, when: float) -> list[str]:
+    """The files in a folder that are older; one may vanish while we look."""
+    found = []
+    for path in Path(folder).iterdir():
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime < when:
+                found.append(str(path))
+    return found
 
 
 async def _holds(shim: Shim) -> bool:

@@ -1,7 +1,7 @@
 """A connection to a shim that is a sandbox, and its sandbox service called in the daemon's terms.
 
 Beside it the same connection serves the task service (``shim``). Deadlines are for shims that do
-not answer; creating and starting a sandbox takes as long as the shim lives.
+not answer; creating and starting a sandbox may take long, but not for ever: its name is locked.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ R = TypeVar("R", bound=Message)
 
 _SERVICE = "containerd.runtime.sandbox.v1.Sandbox"
 _CALL_SECONDS = 60.0
+_MAKE_SECONDS = 300.0
 _STATUS_SECONDS = 5.0
 _SHUTDOWN_SECONDS = 30.0
 
@@ -89,12 +90,12 @@ class SandboxShim:
         if wanted.options:
             request.options.type_url = wanted.options.type_url
             request.options.value = wanted.options.value
-        await self._call("CreateSandbox", request, pb.CreateSandboxResponse, None)
+        await self._call("CreateSandbox", request, pb.CreateSandboxResponse, _MAKE_SECONDS)
 
     async def start(self) -> StartedSandbox:
         """Makes it ready."""
         request = pb.StartSandboxRequest(sandbox_id=self.id)
-        answer = await self._call("StartSandbox", request, pb.StartSandboxResponse, None)
+        answer = await self._call("StartSandbox", request, pb.StartSandboxResponse, _MAKE_SECONDS)
         return StartedSandbox(
             self.id,
             answer.pid,

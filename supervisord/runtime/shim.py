@@ -2,7 +2,8 @@
 
 The messages of task service versions 2 and 3 are the same, only the service's name differs; the
 v3 classes serve both. Deadlines here are for shims that do not answer at all: a runtime's own
-slowness (create, start, checkpoint) is bounded by the caller and by the life of the shim.
+slowness (create, start, checkpoint) is bounded by the caller and by the life of the shim. Our own
+shims give the runtime a deadline.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class Shim:
         stdio: Stdio,
         options: TypedValue,
         checkpoint: str = "",
+        seconds: float | None = None,
     ) -> int:
         """The pid of init."""
         request = pb.CreateTaskRequest(
@@ -93,7 +95,7 @@ class Shim:
         )
         if options:
             request.options.type_url, request.options.value = options.type_url, options.value
-        return (await self._call("Create", request, pb.CreateTaskResponse, None)).pid
+        return (await self._call("Create", request, pb.CreateTaskResponse, seconds)).pid
 
     async def start(self, exec_id: str = "") -> int:
         """The pid of the started process."""

@@ -11,10 +11,11 @@ from dataclasses import replace
 import pytest
 
 from supervisord.contracts.errors import AlreadyExists, Error, Unavailable, Unknown
-from supervisord.contracts.tasks import Stdio
+from supervisord.contracts.tasks import Exit, Stdio
 from supervisord.contracts.workers import ShimSpawner
 from supervisord.linux import process
 from supervisord.runtime import manager as manager_module
+from supervisord.runtime.shim import Shim
 from supervisord.runtime.zygote import Zygote
 
 from .conftest import NS, Engine, needs_root, until
@@ -148,10 +149,22 @@ async def test_of_two_callers_one_may_go_away(zygote: Zygote, engines: Engines) 
     assert engine.manager._tasks[NS, "web"].unclaimed is None
 
 
+@pytest.mark.parametrize("refusals", [0, 2])
 async def test_what_nobody_comes_back_for_is_removed(
-    zygote: Zygote, engines: Engines, monkeypatch: pytest.MonkeyPatch
+    zygote: Zygote, engines: Engines, monkeypatch: pytest.MonkeyPatch, refusals: int
 ) -> None:
+    """Also where its shim cannot do it at first."""
     monkeypatch.setattr(manager_module, "UNCLAIMED_SECONDS", 0.1)
+    refused: list[str] = []
+
+    async def delete(shim: Shim, exec_id: str = "") -> Exit:
+        if len(refused) < refusals:
+            refused.append(shim.id)
+            raise Unavailable("not now")
+        return await really(shim, exec_id)
+
+    really = Shim.delete
+    monkeypatch.setattr(Shim, "delete", delete)
     spawner = Faulty(zygote, "hold")
     engine = engines(spawner)
     await engine.open()
@@ -162,6 +175,7 @@ async def test_what_nobody_comes_back_for_is_removed(
     spawner.held.set()
     assert await until(lambda: spawner.pids)
     await engine.clean()
+    assert len(refused) == refusals
 
 
 @pytest.mark.parametrize("what", ["request", "container"])

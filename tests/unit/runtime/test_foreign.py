@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,10 +15,17 @@ from pathlib import Path
 import pytest
 
 from protos.containerd.runtime.bootstrap.v1 import bootstrap_pb2
-from supervisord.contracts.errors import Error, InvalidArgument, NotFound, Unimplemented, Unknown
+from supervisord.contracts.errors import (
+    DeadlineExceeded,
+    Error,
+    InvalidArgument,
+    NotFound,
+    Unimplemented,
+    Unknown,
+)
 from supervisord.contracts.tasks import Status
 from supervisord.linux import process
-from supervisord.runtime import bootstrap, names
+from supervisord.runtime import bootstrap, creation, names
 from supervisord.runtime.bootstrap import Endpoint
 from supervisord.runtime.bundle import ShimRecord
 
@@ -200,6 +208,15 @@ else
 fi
 """
 
+HANGS = """
+import shims.service
+async def hang(self, request):
+    await self._loop.sleep(3600)
+for name, (_, kind) in list(shims.service.METHODS.items()):
+    if name[1] == "Create":
+        shims.service.METHODS[name] = hang, kind
+"""
+
 Program = Callable[[str], str]
 
 
@@ -211,7 +228,10 @@ def program(engine: Engine) -> Program:
         path = engine.base / "containerd-shim-test-v1"
         text = text.replace("{python}", sys.executable).replace("{base!r}", repr(str(engine.base)))
         path.write_text(text.replace("{path}", repr([str(ROOT)])))
-        path.chmod(0o755)
+        # Nothing that another thread forks just now must have it open for writing.
+        installed = path.with_suffix(".installed")
+        subprocess.run(["install", "-m", "755", path, installed], check=True)
+        installed.rename(path)
         return str(path)
 
     return write
@@ -260,6 +280,20 @@ async def test_a_shim_that_promises_too_much(engine: Engine, program: Program) -
     assert version(engine, "web") == 2
     await engine.restart()
     assert (await engine.manager.get(NS, "web")).status is Status.STOPPED
+
+
+@needs_root
+async def test_a_create_that_hangs(
+    engine: Engine, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends even if nobody is left who would cancel it."""
+    monkeypatch.setattr(creation, "_FOREIGN_SECONDS", 0.2)
+    request = engine.container("web", "true", runtime=program(OURS + HANGS + MAIN))
+    with pytest.raises(DeadlineExceeded):
+        await engine.manager.create(NS, request)
+    await engine.clean()
+    monkeypatch.undo()
+    await live(engine, "web", program(OURS + MAIN))
 
 
 @needs_root

@@ -16,6 +16,7 @@ from protos.containerd.events.events_pb2 import SandboxExit
 from supervisord.contracts.containers import Runtime
 from supervisord.contracts.errors import (
     AlreadyExists,
+    DeadlineExceeded,
     Error,
     FailedPrecondition,
     InvalidArgument,
@@ -27,6 +28,7 @@ from supervisord.contracts.errors import (
 )
 from supervisord.contracts.sandboxes import CreateSandbox, Sandbox
 from supervisord.contracts.tasks import Status
+from supervisord.runtime import sandbox_shim
 from supervisord.runtime.bundle import ShimRecord
 from supervisord.runtime.launch import Settings
 from supervisord.runtime.sandboxes import ShimSandboxes
@@ -358,6 +360,26 @@ async def test_a_shim_that_fails(
     if error is None:
         await pods.shims.stop(NS, "pod")
         await pods.shims.shutdown(NS, "pod")
+    assert len(pods.shims) == 0
+    await pods.clean()
+    await pods.ready()
+
+
+@pytest.mark.parametrize("method", ["CreateSandbox", "StartSandbox"])
+async def test_a_shim_that_hangs(
+    pods: Pods, program: Program, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    hangs = BREAKS.replace("{how}", "await self._loop.sleep(3600)").replace("{method}", method)
+    record = replace(POD.sandbox, runtime=Runtime(program(OURS + hangs + NEWER + MAIN)))
+    wanted = replace(POD, sandbox=record)
+    if method == "StartSandbox":
+        await pods.shims.create(NS, wanted)
+    monkeypatch.setattr(sandbox_shim, "_MAKE_SECONDS", 0.2)
+    with pytest.raises(DeadlineExceeded):
+        if method == "CreateSandbox":
+            await pods.shims.create(NS, wanted)
+        await pods.shims.start(NS, "pod")
+    monkeypatch.undo()
     assert len(pods.shims) == 0
     await pods.clean()
     await pods.ready()
