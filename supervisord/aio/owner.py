@@ -63,6 +63,8 @@ class TaskOwner:
             return
         error = task.exception()
         if error is not None:
-            defect = None if isinstance(error, Error) else error
             fields = {"task": task.get_name(), "error": error}
-            log.debug("task failed", exc_info=defect, extra=fields)
+            if isinstance(error, Error):  # as a rule somebody awaits it and is told
+                log.debug("task failed", extra=fields)
+            else:
+                log.error("task failed", exc_info=error, extra=fields)

@@ -108,6 +108,7 @@ async def test_a_refusal_is_logged_without_a_traceback(caplog: pytest.LogCapture
                 await owner.shielded(fail(error), "work")
             await asyncio.sleep(0)
     refusal, defect = caplog.records
+    assert (refusal.levelname, defect.levelname) == ("DEBUG", "ERROR")
     assert refusal.exc_info is None
     assert vars(refusal)["error"].message == "it is not here"
     assert defect.exc_info is not None
