@@ -1,17 +1,16 @@
-"""Runs another process in a container by hand, where that is all the runtime's ``exec`` would do.
+"""Runs another process in a container by hand, where that is all that ``runc exec`` would do.
 
-Starting runc or crun, twice as they do themselves, costs several times what their work does: they
-join the control groups and namespaces of init, take on user, limits and capabilities, and execute.
-A fork of this process does the same. It belongs to the host's pid namespace, so nothing in the
-container sees it, until it has given up all that the new process must not have; only then it forks
-into the container. What is not plainly of that kind (seccomp, user namespaces, security labels,
-terminals; see ``joining``) and whatever goes wrong on the way is left to the runtime, so its
-messages are the ones that people know.
+Starting runc, twice as it needs to, costs several times what its work does: it joins the control
+groups and namespaces of init, takes on user, limits and capabilities, and executes. A fork of
+this process does the same. It belongs to the host's pid namespace, so nothing in the container
+sees it, until it has given up all that the new process must not have; only then it forks into the
+container. What is not plainly of that kind (seccomp, user namespaces, security labels, terminals)
+and whatever goes wrong on the way is left to runc, so its messages are the ones that people know.
 
 Once it has joined the container's mounts the fork must not import anything: modules would come
 from the container's files. A container that puts ``/proc/self/exe`` in the place of a program
-gets the interpreter, as it gets the runtime in CVE-2019-5736, so ours must be one that cannot be
-written (``supervisord.runtime.zygote`` starts it from a read-only mount of its own).
+gets the interpreter, as it gets runc in CVE-2019-5736, so ours must be one that cannot be written
+(``supervisord.runtime.zygote`` starts it from a read-only mount of its own).
 """
 
 # Paths stay strings: every shim would pay for pathlib with memory of its own.
@@ -22,7 +21,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from supervisord.contracts.errors import DeadlineExceeded, Unknown
@@ -31,7 +30,6 @@ from supervisord.linux import credentials, executable, syscalls
 from . import log
 from .bundle import read
 from .command import DEFAULT_SIGNALS, Streams
-from .joining import BY_NAME, Joining, Special, only
 
 if TYPE_CHECKING:
     from .container import Container
@@ -39,6 +37,26 @@ if TYPE_CHECKING:
 _SECONDS = 60.0
 _STATUS_FD = 3
 _LAST_FD = (1 << 31) - 1
+
+_NAMESPACES = {
+    "NEWNS": 0x20000,
+    "NEWCGROUP": 0x2000000,
+    "NEWUTS": 0x4000000,
+    "NEWIPC": 0x8000000,
+    "NEWPID": 0x20000000,
+    "NEWNET": 0x40000000,
+}
+
+_KNOWN = frozenset(
+    (
+        *("rootfs", "umask", "readonlyfs", "rootPropagation", "mounts", "devices", "mount_label"),
+        *("hostname", "domainname", "namespaces", "capabilities", "networks", "routes", "cgroups"),
+        *("mask_paths", "readonly_paths", "sysctl", "no_new_privileges", "Hooks", "version"),
+        *("labels", "no_new_keyring", "rlimits", "oom_score_adj"),
+    )
+)
+"""What a container's configuration in ``state.json`` may hold that a new process is made with, or
+that is done with; anything else that is set there is runc's to understand."""
 
 _PROCESS_KNOWN = frozenset(
     (
@@ -50,12 +68,17 @@ _PROCESS_KNOWN = frozenset(
 _parse = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
+class _LeftToRunc(Exception):
+    """Why."""
+
+
 async def enter(container: Container, description: str, streams: Streams) -> int:
     """Starts the process that the file ``description`` (an OCI process, JSON) tells of, and
-    answers its pid: it is going to be a child of ours. 0 where the runtime has to. Call inside
+    answers its pid: it is going to be a child of ours. 0 where runc has to do it. Call inside
     ``reaper.early``. Raises DeadlineExceeded, Unknown."""
     if not _possible(container):
         return 0
+    folder = f"{container.runtime.root}/{container.id}"
     read_end, status = os.pipe2(os.O_CLOEXEC)
     try:
         try:
@@ -65,7 +88,7 @@ async def enter(container: Container, description: str, streams: Streams) -> int
             try:
                 helper = os.fork()
                 if helper == 0:
-                    _run(container, description, pidfd, streams, status)
+                    _run(folder, description, container.id, pidfd, streams, status)
             finally:
                 os.close(pidfd)
         except OSError as error:
@@ -77,7 +100,7 @@ async def enter(container: Container, description: str, streams: Streams) -> int
         os.close(read_end)
     pid, failed, reason = data.decode(errors="replace").partition("!")
     if failed or not pid:
-        log.debug("exec left to the runtime", id=container.id, reason=reason or "the helper ended")
+        log.debug("exec left to runc", id=container.id, reason=reason or "the helper ended")
         return 0
     return int(pid)
 
@@ -85,7 +108,7 @@ async def enter(container: Container, description: str, streams: Streams) -> int
 def _possible(container: Container) -> bool:
     return (
         container.exec_by_hand
-        and container.runtime.name in BY_NAME
+        and container.runtime.name == "runc"
         and container.private_pids
         and container.init.exit is None
         and executable.is_read_only()
@@ -119,34 +142,28 @@ def _kill(pid: int) -> None:
 # In the fork ----------------------------------------------------------------------------------
 
 
-def _run(container: Container, description: str, pidfd: int, streams: Streams, status: int) -> None:
+def _run(folder: str, description: str, id: str, pidfd: int, streams: Streams, status: int) -> None:
     """The helper's life; does not return."""
     try:
         _become_anonymous()
         process, _ = _parse(read(description).decode(), 0)
-        _check(process)
-        runtime = container.runtime
-        folder = f"{runtime.root}/{container.id}"
-        joining = BY_NAME[runtime.name](folder, container.id, container.init.pid)
+        state, _ = _parse(read(f"{folder}/state.json").decode(), 0)
+        config = state["config"]
+        _check(process, config)
         status = _settle_descriptors(streams, status, pidfd)
         pidfd = status + 1
-        _join_groups(joining)
-        syscalls.setns(pidfd, joining.namespaces)
-        if joining.keyring:
-            credentials.join_session_keyring(joining.keyring)
+        _join_groups(state["cgroup_paths"], config)
+        _join_namespaces(config, id, pidfd)
         os.close(pidfd)
-        environment, program = _take_on(process, joining)
-        if joining.as_crun:  # its processes share a session that begins outside
-            os.setsid()
+        environment, program = _take_on(process, config)
         pid = os.fork()
         if pid:
             os.write(status, b"%d" % pid)
         else:
-            if not joining.as_crun:
-                os.setsid()
+            os.setsid()
             os.execve(program, process["args"], environment)  # noqa: S606
     except BaseException as error:
-        # Anything at all: the runtime does it then, or finds better words.
+        # Anything at all: runc does it then, or finds better words.
         os.write(status, f"!{type(error).__name__}: {error}".encode(errors="replace")[:1024])
     finally:
         os._exit(0)
@@ -162,17 +179,20 @@ def _become_anonymous() -> None:
     sys.path.clear()
 
 
-def _check(process: dict[str, Any]) -> None:
-    only(process, _PROCESS_KNOWN)
+def _check(process: dict[str, Any], config: dict[str, Any]) -> None:
+    for what, known in ((config, _KNOWN), (process, _PROCESS_KNOWN)):
+        for key, value in what.items():
+            if value and key not in known:
+                raise _LeftToRunc(key)
     user = process.get("user") or {}
     for key in user:
         if key not in ("uid", "gid", "additionalGids", "username"):
-            raise Special(f"user.{key}")
+            raise _LeftToRunc(f"user.{key}")
     for entry in process.get("env") or ():
         if entry.find("=") < 1 or "\0" in entry:
-            raise Special("env")
+            raise _LeftToRunc("env")
     if not process.get("args") or not process.get("cwd", "").startswith("/"):
-        raise Special("args or cwd")
+        raise _LeftToRunc("args or cwd")
 
 
 def _settle_descriptors(streams: Streams, status: int, pidfd: int) -> int:
@@ -195,17 +215,17 @@ def _dup_above(fd: int, least: int) -> int:
     return copy
 
 
-def _join_groups(joining: Joining) -> None:
-    """The control groups; a frozen one is for the runtime to refuse."""
-    paths = joining.groups
-    if joining.oom_score is not None:
-        _write("/proc/self/oom_score_adj", b"%d" % joining.oom_score)
+def _join_groups(paths: Mapping[str, str], config: dict[str, Any]) -> None:
+    """The control groups; a frozen one is for runc to refuse."""
+    score = config.get("oom_score_adj")
+    if score is not None:
+        _write("/proc/self/oom_score_adj", b"%d" % score)
     for name, frozen in (("freezer", "freezer.state"), ("", "cgroup.freeze")):
         path = f"{paths.get(name, '')}/{frozen}"
         if name in paths and os.access(path, os.F_OK):
             state = read(path).strip()
             if state not in (b"THAWED", b"0"):
-                raise Special("frozen")
+                raise _LeftToRunc("frozen")
     for path in paths.values():
         _write(f"{path}/cgroup.procs", b"0")
 
@@ -218,37 +238,50 @@ def _write(path: str, data: bytes) -> None:
         os.close(fd)
 
 
-def _take_on(process: dict[str, Any], joining: Joining) -> tuple[dict[str, str], str]:
+def _join_namespaces(config: dict[str, Any], id: str, pidfd: int) -> None:
+    flags = 0
+    for namespace in config["namespaces"]:
+        flag = _NAMESPACES.get(namespace["type"])
+        if flag is None:
+            raise _LeftToRunc(namespace["type"])
+        flags |= flag
+    both = _NAMESPACES["NEWNS"] | _NAMESPACES["NEWPID"]
+    if flags & both != both:
+        raise _LeftToRunc("namespaces")
+    syscalls.setns(pidfd, flags)
+    if not config.get("no_new_keyring"):
+        credentials.join_session_keyring(f"_ses.{id}")
+
+
+def _take_on(process: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, str], str]:
     """User, limits, capabilities, folder. Answers the environment and the program's path."""
     user = process.get("user") or {}
     uid, gid = user.get("uid", 0), user.get("gid", 0)
-    entries = process.get("env") or joining.environment
-    environment = dict(entry.split("=", 1) for entry in entries)
-    if not environment.get("HOME") and not (joining.as_crun and "HOME" in environment):
-        environment["HOME"] = _home(uid, joining)
+    environment = dict(entry.split("=", 1) for entry in process.get("env") or ())
+    if not environment.get("HOME"):
+        environment["HOME"] = _home(uid)
     for fd in range(3):
-        _hand_over(fd, uid, gid if joining.as_crun else -1)
-    for number, soft, hard in _limits(process, joining):
+        _hand_over(fd, uid)
+    for number, soft, hard in _limits(process, config):
         credentials.set_limit(number, soft, hard)
     inside = _enter_folder(process["cwd"])
-    program = _program(process["args"][0], environment) if joining.as_crun else ""
-    masks = _masks(process, joining)
+    masks = _masks(process, config)
     credentials.drop_bounding(masks["bounding"])
     credentials.become(uid, gid, user.get("additionalGids") or ())
     if not inside:
         os.chdir(process["cwd"])
     if not os.getcwd().startswith("/"):
-        raise Special("cwd is outside")
+        raise _LeftToRunc("cwd is outside")
     credentials.set_capabilities(
         masks["effective"], masks["permitted"], masks["inheritable"], masks["ambient"]
     )
     if process.get("noNewPrivileges"):
         credentials.forbid_new_privileges()
     credentials.forbid_dumps()
-    return environment, program or _program(process["args"][0], environment)
+    return environment, _program(process["args"][0], environment)
 
 
-def _home(uid: int, joining: Joining) -> str:
+def _home(uid: int) -> str:
     """The home folder that the container's ``/etc/passwd`` gives a user."""
     try:
         lines = read("/etc/passwd").decode(errors="surrogateescape").splitlines()
@@ -258,26 +291,21 @@ def _home(uid: int, joining: Joining) -> str:
         fields = line.strip().split(":")
         if len(fields) > 5 and fields[2] == str(uid):
             return fields[5]
-    if joining.as_crun:  # what it does differs between versions
-        raise Special("a user without an entry")
     return "/"
 
 
-def _hand_over(fd: int, uid: int, gid: int) -> None:
-    """Makes a stream the user's own, as far as it lets itself be given away; its group too, unless
-    ``gid`` is -1. The null device is everyone's."""
+def _hand_over(fd: int, uid: int) -> None:
+    """Makes a stream the user's own, as far as it lets itself be given away."""
     found = os.fstat(fd)
-    if found.st_rdev == os.makedev(1, 3):
-        return
-    if found.st_uid == uid and gid in (-1, found.st_gid):
+    if found.st_uid == uid or found.st_rdev == os.makedev(1, 3):
         return
     try:
-        os.fchown(fd, uid, gid)
+        os.fchown(fd, uid, found.st_gid)
     except OSError as error:
         log.debug("a stream keeps its owner", error=error)
 
 
-def _limits(process: dict[str, Any], joining: Joining) -> Sequence[tuple[int, int, int]]:
+def _limits(process: dict[str, Any], config: dict[str, Any]) -> list[tuple[int, int, int]]:
     """Number, soft and hard limit of each that is set."""
     limits = process.get("rlimits")
     if limits:
@@ -285,7 +313,7 @@ def _limits(process: dict[str, Any], joining: Joining) -> Sequence[tuple[int, in
             (credentials.RLIMITS[limit["type"]], limit.get("soft", 0), limit.get("hard", 0))
             for limit in limits
         ]
-    return joining.limits
+    return [(limit["type"], limit["soft"], limit["hard"]) for limit in config.get("rlimits") or ()]
 
 
 def _enter_folder(path: str) -> bool:
@@ -297,11 +325,11 @@ def _enter_folder(path: str) -> bool:
     return True
 
 
-def _masks(process: dict[str, Any], joining: Joining) -> dict[str, int]:
-    """The five sets of capabilities as masks. An unknown name is left out, as runtimes do it."""
+def _masks(process: dict[str, Any], config: dict[str, Any]) -> dict[str, int]:
+    """The five sets of capabilities as masks. An unknown name is left out, as runc does it."""
     sets = process.get("capabilities")
     if sets is None:
-        sets = joining.capabilities
+        sets = config.get("capabilities") or {}
     lower = {name.lower(): names for name, names in sets.items()}
     masks = {}
     for name in ("bounding", "effective", "permitted", "inheritable", "ambient"):
@@ -316,9 +344,7 @@ def _program(name: str, environment: Mapping[str, str]) -> str:
         candidates = [name]
     else:
         folders = environment.get("PATH", "").split(":")
-        if name.startswith(".") or not all(folder.startswith("/") for folder in folders):
-            raise Special("where the program is")
-        candidates = [f"{folder}/{name}" for folder in folders]
+        candidates = [f"{folder}/{name}" for folder in folders if folder.startswith("/")]
     for path in candidates:
         if os.path.isfile(path) and os.access(path, os.X_OK, effective_ids=True):
             return path

@@ -43,26 +43,27 @@ def is_confined(path: str, root: str = "") -> bool:
     """Whether AppArmor may treat this process, or the program ``path``, by the program's path,
     which a mount that belongs to no tree does not have. (SELinux goes by the file's label.)
     The kernel's files are looked for below ``root``."""
-    if _text(f"{root}/sys/module/apparmor/parameters/enabled").strip() != "Y":
+    try:
+        if _text(f"{root}/sys/module/apparmor/parameters/enabled").strip() != "Y":
+            return False
+    except OSError:
         return False
-    profiles = _text(f"{root}/sys/kernel/security/apparmor/profiles")
-    own = _text(f"{root}/proc/self/attr/current").rstrip("\0\n")
-    return not profiles or own != "unconfined" or path.rpartition("/")[2] in profiles
+    try:
+        own = _text(f"{root}/proc/self/attr/current").rstrip("\0\n")
+        profiles = _text(f"{root}/sys/kernel/security/apparmor/profiles")
+    except OSError:
+        return True
+    return own != "unconfined" or path.rpartition("/")[2] in profiles
 
 
 def _text(path: str) -> str:
-    """All of a kernel's file; "" where it cannot be read."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return ""
+    """All of a kernel's file. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         parts = []
         while part := os.read(fd, 1 << 16):
             parts.append(part)
         return b"".join(parts).decode(errors="replace")
-    except OSError:
-        return ""
     finally:
         os.close(fd)
 

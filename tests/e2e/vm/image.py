@@ -54,6 +54,7 @@ PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH HOME=/root
 busybox mount -t proc proc /proc
 busybox mount -t sysfs sysfs /sys
+busybox mount -t securityfs securityfs /sys/kernel/security
 busybox mount -t cgroup2 cgroup2 /sys/fs/cgroup
 busybox mount -t tmpfs -o mode=755 tmpfs /run
 busybox mkdir -p /dev/pts /dev/shm

@@ -42,6 +42,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         ("Y", "unconfined\n", "man_filter (enforce)\ncrun (unconfined)\n", True),
         ("Y", "unconfined\n", "/usr/bin/crun (enforce)\n", True),
         ("Y", "supervisord (enforce)\n", "supervisord (enforce)\n", True),
+        ("Y", "unconfined\n", "", False),
         ("Y", "unconfined\n", None, True),
         (None, None, None, False),
     ],

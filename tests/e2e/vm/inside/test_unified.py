@@ -194,7 +194,8 @@ def test_a_life(box: Box) -> None:
 
 
 @boxes
-def test_only_create_executes_the_runtime(box: Box, tmp_path: Path) -> None:
+def test_start_and_delete_execute_no_runtime(box: Box, tmp_path: Path) -> None:
+    execs = box.runtime == "runc"  # those of runc need none either
     program = tmp_path / box.runtime
     shutil.copy2(shutil.which(box.runtime) or "", program)
     box.runtime = str(program)
@@ -202,8 +203,9 @@ def test_only_create_executes_the_runtime(box: Box, tmp_path: Path) -> None:
     pid = box.create()
     program.unlink()
     assert box.wire.start(box.id) == pid
-    assert box.exec(f"grep -q {NAMESPACE} /proc/self/cgroup") == 0
-    assert box.exec("exit 3") == 3
+    if execs:
+        assert box.exec(f"grep -q {NAMESPACE} /proc/self/cgroup") == 0
+        assert box.exec("exit 3") == 3
     assert box.end() == 137
 
 
