@@ -233,6 +233,8 @@ def require_systemd(bundle: Bundle) -> None:
         linux = json.loads(read(f"{bundle.path}/config.json")).get("linux") or {}
     except (ValueError, AttributeError) as error:
         raise InvalidArgument(f"spec: is not a JSON object: {error}") from error
+    except RecursionError as error:
+        raise InvalidArgument("spec: must not be nested so deeply") from error
     path = linux.get("cgroupsPath")
     if path:
         systemd.group_of(str(path))

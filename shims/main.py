@@ -147,6 +147,8 @@ def _group(bundle: Path, id: str) -> str:
         return id
     except (ValueError, TypeError, AttributeError) as error:
         raise InvalidArgument(f"config.json: is no OCI runtime spec: {error}") from error
+    except RecursionError as error:
+        raise InvalidArgument("config.json: must not be nested so deeply") from error
 
 
 def _answers(path: str) -> bool:

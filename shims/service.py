@@ -337,9 +337,14 @@ def _process_spec(request: Any) -> bytes:
         spec = json.loads(request.spec.value)
     except ValueError as error:
         raise InvalidArgument(f"spec: is not JSON: {error}") from error
+    except RecursionError as error:
+        raise InvalidArgument("spec: must not be nested so deeply") from error
     if not isinstance(spec, dict):
         raise InvalidArgument("spec: must be a JSON object")
     if bool(spec.get("terminal")) == request.terminal:
         return bytes(request.spec.value)
     spec["terminal"] = request.terminal
-    return json.dumps(spec).encode()
+    try:
+        return json.dumps(spec).encode()
+    except RecursionError as error:
+        raise InvalidArgument("spec: must not be nested so deeply") from error

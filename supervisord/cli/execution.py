@@ -42,7 +42,7 @@ def spec_of(container: containers_pb2.Container) -> dict[str, Any]:
     """The container's OCI spec. Raises CliError when it is not JSON."""
     try:
         spec = json.loads(container.spec.value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CliError(f"the spec of container {container.id} is not JSON: {error}") from None
     require(isinstance(spec, dict), f"the spec of container {container.id} is not an object")
     return dict(spec)

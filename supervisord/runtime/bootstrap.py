@@ -112,6 +112,6 @@ def _fields(output: bytes) -> tuple[int, str, str]:
                 str(values.get("address", "")),
                 str(values.get("protocol") or "ttrpc"),
             )
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         pass
     return 2, text, "ttrpc"

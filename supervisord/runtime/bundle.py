@@ -286,8 +286,10 @@ _decoder = msgspec.json.Decoder(_Spec)
 def _parsed(spec: bytes) -> _Spec:
     try:
         return _decoder.decode(spec)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"spec: must be the JSON of an OCI runtime spec: {error}") from error
+    except RecursionError as error:
+        raise InvalidArgument("spec: must not be nested so deeply") from error
 
 
 def _mapped_group(spec: _Spec) -> int | None:

@@ -45,8 +45,10 @@ def group_of(container: Container) -> str:
     if any(sign in spec for sign in _SIGNS):  # most are spared the decoding
         try:
             annotations = _decoder.decode(spec).annotations or {}
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise InvalidArgument(f"spec: annotations must be strings: {error}") from error
+        except RecursionError as error:
+            raise InvalidArgument("spec: must not be nested so deeply") from error
         for name in ANNOTATIONS:
             if annotations.get(name):
                 return annotations[name]

@@ -45,3 +45,5 @@ def check_resources(value: bytes) -> None:
         raise InvalidArgument(
             f"resources: must be the JSON of OCI LinuxResources: {error}"
         ) from error
+    except RecursionError as error:
+        raise InvalidArgument("resources: must not be nested so deeply") from error

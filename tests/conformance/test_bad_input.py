@@ -38,6 +38,7 @@ INVALID = Code.INVALID_ARGUMENT
 LONG = "x" * 77
 HUGE = {"key": "v" * 4096}
 GOOD = sha256(b"good")
+DEEP = b'{"process": {}, "annotations": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 
 
 @dataclass(frozen=True)
@@ -274,18 +275,19 @@ def test_exec_ids_and_specs(shop: Shop, unique: str) -> None:
         with wire.refused(INVALID, "exec"):
             wire.exec(unique, exec_id, ["true"])
     request = t.ExecProcessRequest(container_id=unique, exec_id="e")
-    request.spec.type_url, request.spec.value = "x", b"not json"
-    with pytest.raises(grpc.RpcError) as caught:
-        wire.tasks.Exec(request)
-        wire.start(unique, "e")
-    if wire.ours:
-        assert caught.value.code() is INVALID
-        assert "spec" in (caught.value.details() or "")
+    for value in (b"not json", DEEP):
+        request.spec.type_url, request.spec.value = "x", value
+        with pytest.raises(grpc.RpcError) as caught:
+            wire.tasks.Exec(request)
+            wire.start(unique, "e")
+        if wire.ours:
+            assert caught.value.code() is INVALID
+            assert "spec" in (caught.value.details() or "")
     assert len(wire.tasks.ListPids(t.ListPidsRequest(container_id=unique)).processes) == 1
 
 
 @pytest.mark.only("supervisord", reason="containerd passes a malformed spec on to the runtime")
-@pytest.mark.parametrize("value", [b"", b"not json", b"[]", b'{"process": 7}', b"{}"])
+@pytest.mark.parametrize("value", [b"", b"not json", b"[]", b'{"process": 7}', b"{}", DEEP])
 def test_spec_of_a_task(shop: Shop, daemon: Daemon, unique: str, value: bytes) -> None:
     wire = shop.wire
     before = set(daemon.processes())
@@ -322,7 +324,7 @@ def test_malformed_resources_of_an_update(shop: Shop, unique: str) -> None:
     wire.run(unique, parent=shop.chain_id)
     request = t.UpdateTaskRequest(container_id=unique)
     request.resources.type_url = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
-    for value in (b"not json", json.dumps({"memory": {"limit": "much"}}).encode()):
+    for value in (b"not json", json.dumps({"memory": {"limit": "much"}}).encode(), DEEP):
         request.resources.value = value
         with wire.refused(INVALID, "resources", reference=Code.UNKNOWN):
             wire.tasks.Update(request)

@@ -219,7 +219,7 @@ def _decoded(text: bytes) -> Any:
     """JSON where it is that; else the text."""
     try:
         return json.loads(text or b"null")
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -76,6 +76,7 @@ def test_one_in_the_way_is_set_aside(store: BundleStore) -> None:
         b"[]",
         b"{",
         b"{}",
+        b'{"process": {"args": ["\xff"]}}',
         b'{"process": {}, "linux": {"uidMappings": [{"containerID": 0, "hostID": 9, "size": 9}]}}',
     ],
 )
@@ -84,6 +85,14 @@ def test_specs_that_are_none(store: BundleStore, spec: bytes) -> None:
         store.create("ns", "web", spec)
     assert not list(store.all())
     assert not os.listdir(store.trash)
+
+
+def test_a_spec_nested_without_end(store: BundleStore) -> None:
+    deep = b"[" * 100_000 + b"]" * 100_000
+    for spec in (deep, b'{"process": {}, "hooks": %b}' % deep):
+        with pytest.raises(InvalidArgument, match=r"^spec: must"):
+            store.create("ns", "web", spec)
+    assert not list(store.all())
 
 
 @needs_root

@@ -35,6 +35,10 @@ def test_what_makes_a_group() -> None:
     assert group_of(record(process={"args": [RUNC_GROUP]})) == "record"
     with pytest.raises(InvalidArgument, match="annotations"):
         group_of(record(annotations={SANDBOX_ID: 7}))
+    for more in (b'"x": "\xff"}}', b'"x": ""}, "y": ' + b"[" * 100_000):
+        spec = b'{"annotations": {"%b": "pod", ' % SANDBOX_ID.encode() + more
+        with pytest.raises(InvalidArgument, match="spec"):
+            group_of(Container("x", spec=TypedValue("", spec)))
 
 
 def test_the_last_one_leaves() -> None:

@@ -18,6 +18,7 @@ def test_resources_are_taken(value: bytes) -> None:
     [
         (b"", "resources: must be given"),
         (b"{", "resources: must be the JSON"),
+        (b'{"unified": ' + b"[" * 100_000, "resources: must not be nested so deeply"),
         (b'{"memory": {"limit": "much"}}', r"resources: must be the JSON.*memory\.limit"),
     ],
 )

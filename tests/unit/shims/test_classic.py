@@ -301,6 +301,9 @@ def test_what_is_no_spec_says_so(tmp_path: Path, config: str) -> None:
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(InvalidArgument, match="is no OCI runtime spec"):
         _group(tmp_path, "c")
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(InvalidArgument, match="must not be nested so deeply"):
+        _group(tmp_path, "c")
 
 
 def test_flags() -> None:
