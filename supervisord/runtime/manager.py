@@ -47,6 +47,7 @@ from .burial import Burial
 from .checkpoint import Checkpoints
 from .creation import Creation, Sandboxes
 from .foreign import ForeignLauncher
+from .forewarning import Forewarning
 from .groups import Groups
 from .hearing import Hearing
 from .info import runtime_info
@@ -92,6 +93,7 @@ class TaskManager:
         self._owner = TaskOwner("tasks")  # work with an end of its own
         self._watching = TaskOwner("shims")  # what goes on for as long as a shim or a waiter
         self._orders = Orders(self._owner)
+        self._forewarning = Forewarning(self._owner)
         self._groups = Groups()
         self._store = BundleStore(settings.state)
         self._runtimes = runtimes
@@ -185,6 +187,7 @@ class TaskManager:
         """See the contract."""
         id = check_identifier(request.container_id, "container_id")
         container = self._containers.get(namespace, id)
+        self._forewarning.give()
         order = Order(namespace, container, request)
         task = await self._orders.place(order, self._create)
         return task.record.init_pid
@@ -320,6 +323,7 @@ class TaskManager:
     ) -> None:
         """See the contract."""
         check_identifier(exec_id, "exec_id")
+        self._forewarning.give()
         shim = await self._shim(namespace, id)
         with self._task(namespace, id).sight.refusable():
             await shim.exec(exec_id, stdio, spec)
