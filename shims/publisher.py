@@ -5,7 +5,7 @@ happened. When the queue is full, the oldest that is no exit is dropped: who com
 state anyway. Exits are never dropped, and need no bound of their own: there is one for each process
 that the daemon has had started. An answer that is lost makes an event come twice; the daemon drops
 the second (``supervisord.events.seen``). Between tries it waits longer and longer, but a daemon
-that connects to us is tried at once.
+that connects to us is tried at once, and again soon: it takes events a little later.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class Publisher:
         self._dropped = 0
         self._running = False
         self._pause: Future[None] | None = None
+        self._seconds = _FIRST_PAUSE
+        """How long the next pause will be."""
         self._settled: Future[None] | None = None
         self._client: Client | None = None
         self._idle: Timer | None = None
@@ -76,6 +78,7 @@ class Publisher:
 
     def poke(self) -> None:
         """The daemon is there: tries at once."""
+        self._seconds = _FIRST_PAUSE
         if self._pause is not None:
             self._pause.set(None)
 
@@ -97,7 +100,6 @@ class Publisher:
         return len(self._queue)
 
     async def _deliver(self) -> None:
-        pause = _FIRST_PAUSE
         try:
             while self._queue:
                 head = self._queue[0]
@@ -110,9 +112,9 @@ class Publisher:
                         log.warning("event not taken", error=error)
                     self._hang_up()
                     self._let_go()
-                    pause = await self._wait(pause)
+                    await self._wait()
                     continue
-                pause = _FIRST_PAUSE
+                self._seconds = _FIRST_PAUSE
                 # A full queue may have dropped it meanwhile.
                 if self._queue and self._queue[0] is head:
                     self._queue.popleft()
@@ -139,14 +141,14 @@ class Publisher:
             metadata={"containerd-namespace-ttrpc": self._namespace},
         )
 
-    async def _wait(self, pause: float) -> float:
+    async def _wait(self) -> None:
         self._pause = Future(self._loop)
         gate = self._pause
-        timer = self._loop.later(pause, lambda: gate.set(None))
+        timer = self._loop.later(self._seconds, lambda: gate.set(None))
+        self._seconds = min(self._seconds * 2, _LONGEST_PAUSE)
         await gate
         timer.cancel()
         self._pause = None
-        return min(pause * 2, _LONGEST_PAUSE)
 
     def _let_go(self) -> None:
         if self._settled is not None:

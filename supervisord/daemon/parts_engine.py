@@ -170,6 +170,7 @@ async def _runtime(context: PluginContext) -> Any:
         runtime_root=str(context.config["runtime_root"] or f"{context.state}/oci"),
         log_level=context.config["shim_log_level"],
         runtime_seconds=seconds(context.config["runtime_timeout"], "runtime_timeout"),
+        shim_seconds=seconds(context.config["shim_timeout"], "shim_timeout"),
         exec_by_hand=context.config["exec_by_hand"],
         shims={**_brought(context), **named(context.config["runtimes"])},
         shim_env=environment(context.config),
@@ -355,6 +356,7 @@ REGISTRATIONS = (
             "oci_runtime": "",
             "runtime_root": "",
             "runtime_timeout": "2m",
+            "shim_timeout": "1m",
             "shim_log_level": "info",
             "exec_by_hand": True,
             "env": [],
@@ -366,6 +368,8 @@ REGISTRATIONS = (
             "empty for crun where it works on this machine, else runc.",
             "runtime_root": "Folder of the OCI runtimes' own state; empty for one below state.",
             "runtime_timeout": "How long a command of an OCI runtime may take before it is killed.",
+            "shim_timeout": "How long a shim may take to answer a request that creates, starts and "
+            "checkpoints nothing, and the program of a foreign shim to run.",
             "shim_log_level": "What shims write into their logs.",
             "exec_by_hand": "Shims enter a container of runc themselves to run another process in "
             "it, where that is all that runc would do; false calls runc always.",

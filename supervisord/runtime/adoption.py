@@ -78,7 +78,7 @@ class Adoption:
                     runtime,
                     Adopt(record.init_pid, record.init_start, pidfd),
                 )
-                shim = Shim(client, task.bundle.namespace, task.id, record.version)
+                shim = Shim(client, *task.key, record.version, self._settings.shim_seconds)
                 failed.callback(shim.close)
                 pid = await forking
                 record = replace(record, pid=pid, start_time=process.start_time(pid) or 0)

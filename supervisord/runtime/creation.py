@@ -20,6 +20,7 @@ from supervisord.contracts.errors import DeadlineExceeded, Error, Unavailable, U
 from supervisord.contracts.tasks import CreateTask, Process, Status
 from supervisord.contracts.typed import TypedValue
 from supervisord.linux import process
+from supervisord.ttrpc.client import Client
 
 from . import names
 from .bundle import Bundle, BundleStore, ShimRecord
@@ -146,7 +147,7 @@ class Creation:
                 undo.callback(listener.close)
                 launched = self._launcher.launch(bundle, record.address, listener, runtime)
                 client, forking = await launched
-                shim = Shim(client, namespace, container.id, record.version)
+                shim = self._shim(client, (namespace, container.id), record.version)
                 shared = self._groups.join(name, key, record, forking), shim
             undo.push_async_callback(self._end_forked, bundle, *shared)
         whose, shim = shared
@@ -168,7 +169,7 @@ class Creation:
             self._groups.leave(key, shared.record)
             self._groups.forget(shared)
             return None
-        return shared, Shim(client, *key, shared.record.version)
+        return shared, self._shim(client, key, shared.record.version)
 
     async def _leave(self, key: Key, shared: SharedShim, shim: Shim) -> None:
         """For a member whose bundle could not be made."""
@@ -188,13 +189,16 @@ class Creation:
         bundle = self._lay_out(namespace, container, ShimRecord("", binary=binary), undo)
         checkpoint = await self._checkpoints.lay_out(namespace, request, options, bundle)
         client, record = await self._foreign.launch(binary, bundle, options, undo)
-        shim = Shim(client, namespace, container.id, record.version)
+        shim = self._shim(client, (namespace, container.id), record.version)
         self._groups.join(("", record.address), (namespace, container.id), record)
         undo.push_async_callback(self._end, bundle, shim, record)
         pid = await self._create(
             shim, bundle, request, options, checkpoint, None, seconds=_FOREIGN_SECONDS
         )
         return shim, record, pid
+
+    def _shim(self, client: Client, key: Key, version: int) -> Shim:
+        return Shim(client, *key, version, self._settings.shim_seconds)
 
     def _lay_out(
         self, namespace: str, container: Container, record: ShimRecord, undo: AsyncExitStack

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import shutil
 import sys
@@ -30,7 +31,6 @@ from .shim import Shim
 log = logging.getLogger(__name__)
 
 _END_SECONDS = 5.0
-_START_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
 _OLDEST = 2
 
@@ -67,7 +67,7 @@ class ForeignLauncher:
 
         async def clean_up() -> None:
             try:
-                await self.run(binary, bundle, "delete", b"", _START_SECONDS)
+                await self.run(binary, bundle, "delete", b"")
             except Error as error:  # the reason that we are here is what counts
                 log.warning("container %s: %s", bundle.id, error)
 
@@ -88,22 +88,32 @@ class ForeignLauncher:
         params = bootstrap.params(self._settings, bundle, options, self._publisher)
         if (binary, age) not in self._newer:
             stdin = bootstrap.options(options)
-            result = await self._run(binary, bundle, "start", stdin, _START_SECONDS)
+            result = await self._run(binary, bundle, "start", stdin)
             if not result.status or not bootstrap.wants_params(result.last_words):
                 return bootstrap.parse(_checked(binary, "start", result).stdout)
-        result = await self.run(binary, bundle, "start", params, _START_SECONDS)
+        result = await self.run(binary, bundle, "start", params)
         self._newer.add((binary, age))
         return bootstrap.parse(result.stdout)
 
     async def run(
-        self, binary: str, bundle: Bundle, action: str, stdin: bytes, seconds: float
+        self,
+        binary: str,
+        bundle: Bundle,
+        action: str,
+        stdin: bytes,
+        seconds: float = math.inf,
     ) -> command.Result:
-        """One run of the executable. Raises Unknown with its last words, NotFound,
-        DeadlineExceeded."""
+        """One run of the executable, of ``seconds`` or as long as a shim may take, whichever is
+        less. Raises Unknown with its last words, NotFound, DeadlineExceeded."""
         return _checked(binary, action, await self._run(binary, bundle, action, stdin, seconds))
 
     async def _run(
-        self, binary: str, bundle: Bundle, action: str, stdin: bytes, seconds: float
+        self,
+        binary: str,
+        bundle: Bundle,
+        action: str,
+        stdin: bytes,
+        seconds: float = math.inf,
     ) -> command.Result:
         settings = self._settings
         argv = [
@@ -126,6 +136,7 @@ class ForeignLauncher:
             "NAMESPACE": bundle.namespace,
             **settings.shim_env,
         }
+        seconds = min(seconds, settings.shim_seconds)
         return await command.run(
             [*argv, action], seconds=seconds, stdin=stdin, cwd=bundle.path, env=env
         )

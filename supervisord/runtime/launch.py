@@ -21,6 +21,7 @@ from supervisord.contracts.workers import ShimSpawner
 from supervisord.ttrpc.client import Client
 
 from .bundle import Bundle
+from .shim import CALL_SECONDS
 
 _LONGEST = 107
 _BACKLOG = 64
@@ -32,7 +33,8 @@ class Settings:
     """Where things are, as shims are told: the state folder, the daemon's gRPC socket and the
     ttrpc socket that takes their events, the folder of the OCI runtimes' state, the log level,
     whether they run execs without the OCI runtime where they can, the longest that one of its
-    commands may take (0: what the shim thinks right); the executables of the shims that
+    commands may take (0: what the shim thinks right); how long a shim may take to answer, and the
+    program of a foreign one to start it; the executables of the shims that
     the configuration names or plugins have brought, by runtime name; and what is added to the
     environment of shims."""
 
@@ -43,6 +45,7 @@ class Settings:
     log_level: str = "info"
     exec_by_hand: bool = True
     runtime_seconds: float = 0.0
+    shim_seconds: float = CALL_SECONDS
     shims: Mapping[str, str] = field(default_factory=dict)
     shim_env: Mapping[str, str] = field(default_factory=dict)
 

@@ -124,6 +124,7 @@ class TaskManager:
             self._owner,
             self._watching,
             settings.sockets,
+            settings.shim_seconds,
             self._forget,
         )
 

@@ -62,9 +62,11 @@ class Recovery:
         owner: TaskOwner,
         watching: TaskOwner,
         sockets: str,
+        shim_seconds: float,
         forget: Callable[[Task], None],
     ) -> None:
-        """``sockets`` is the folder of our shims' sockets."""
+        """``sockets`` is the folder of our shims' sockets, ``shim_seconds`` how long a shim may
+        take to answer."""
         self._store = store
         self._burial = burial
         self._adoption = adoption
@@ -75,6 +77,7 @@ class Recovery:
         self._owner = owner
         self._watching = watching
         self._sockets = sockets
+        self._shim_seconds = shim_seconds
         self._began = 0.0
         self._forget = forget
 
@@ -154,7 +157,7 @@ class Recovery:
             version = record.version
             if record.binary:
                 version, _ = await introduce(client, bundle, version)
-            shim = Shim(client, bundle.namespace, bundle.id, version)
+            shim = Shim(client, bundle.namespace, bundle.id, version, self._shim_seconds)
             for _ in range(_HALF_MADE_TRIES):
                 try:
                     await shim.delete()
@@ -219,7 +222,7 @@ class Recovery:
     async def _attach(self, task: Task) -> None:
         record = task.record
         client = await connect(record.address, CONNECT_SECONDS)
-        shim = Shim(client, task.bundle.namespace, task.id, record.version)
+        shim = Shim(client, *task.key, record.version, self._shim_seconds)
         try:
             if record.binary:
                 self._foreign.read_log(task.bundle)

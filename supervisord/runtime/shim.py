@@ -3,7 +3,7 @@
 The messages of task service versions 2 and 3 are the same, only the service's name differs; the
 v3 classes serve both. Deadlines here are for shims that do not answer at all: a runtime's own
 slowness (create, start, checkpoint) is bounded by the caller and by the life of the shim. Our own
-shims give the runtime a deadline.
+shims give the runtime a deadline. What has no deadline of its own has that of the shim.
 """
 
 from __future__ import annotations
@@ -36,8 +36,16 @@ SHUTDOWN_SECONDS = 3.0
 class Shim:
     """One shim as the holder of one task."""
 
-    def __init__(self, client: Client, namespace: str, id: str, version: int) -> None:
+    def __init__(
+        self,
+        client: Client,
+        namespace: str,
+        id: str,
+        version: int,
+        seconds: float = CALL_SECONDS,
+    ) -> None:
         self.client = client
+        self._seconds = seconds
         self.id = id
         self._service = f"containerd.task.v{version}.Task"
         self._metadata = {"containerd-namespace-ttrpc": namespace}
@@ -56,8 +64,11 @@ class Shim:
         """Ends the connection, not the shim."""
         self.client.close()
 
-    async def _call(
-        self, method: str, request: Message, response: type[R], seconds: float | None = CALL_SECONDS
+    async def _call(self, method: str, request: Message, response: type[R]) -> R:
+        return await self._call_for(self._seconds, method, request, response)
+
+    async def _call_for(
+        self, seconds: float | None, method: str, request: Message, response: type[R]
     ) -> R:
         return await self.client.call(
             self._service, method, request, response, timeout=seconds, metadata=self._metadata
@@ -95,12 +106,12 @@ class Shim:
         )
         if options:
             request.options.type_url, request.options.value = options.type_url, options.value
-        return (await self._call("Create", request, pb.CreateTaskResponse, seconds)).pid
+        return (await self._call_for(seconds, "Create", request, pb.CreateTaskResponse)).pid
 
     async def start(self, exec_id: str = "") -> int:
         """The pid of the started process."""
         request = pb.StartRequest(id=self.id, exec_id=exec_id)
-        return (await self._call("Start", request, pb.StartResponse, None)).pid
+        return (await self._call_for(None, "Start", request, pb.StartResponse)).pid
 
     async def delete(self, exec_id: str = "") -> Exit:
         """Deletes an ended process."""
@@ -111,7 +122,7 @@ class Shim:
     async def wait(self, exec_id: str = "") -> Exit:
         """Returns when the process has ended; its pid is not part of the answer (0)."""
         request = pb.WaitRequest(id=self.id, exec_id=exec_id)
-        answer = await self._call("Wait", request, pb.WaitResponse, None)
+        answer = await self._call_for(None, "Wait", request, pb.WaitResponse)
         return Exit(exec_id, 0, answer.exit_status, nanoseconds(answer.exited_at))
 
     async def exec(self, exec_id: str, stdio: Stdio, spec: TypedValue) -> None:
@@ -137,7 +148,7 @@ class Shim:
     async def state(self, exec_id: str = "", seconds: float = STATE_SECONDS) -> Process:
         """The state of a process."""
         request = pb.StateRequest(id=self.id, exec_id=exec_id)
-        answer = await self._call("State", request, pb.StateResponse, seconds)
+        answer = await self._call_for(seconds, "State", request, pb.StateResponse)
         return Process(
             self.id,
             exec_id,
@@ -151,7 +162,7 @@ class Shim:
     async def connect(self, seconds: float = CONNECT_SECONDS) -> tuple[int, int]:
         """The pids of the shim and of init (0 where there is none yet)."""
         request = pb.ConnectRequest(id=self.id)
-        answer = await self._call("Connect", request, pb.ConnectResponse, seconds)
+        answer = await self._call_for(seconds, "Connect", request, pb.ConnectResponse)
         return answer.shim_pid, answer.task_pid
 
     async def pids(self) -> list[ProcessInfo]:
@@ -161,7 +172,8 @@ class Shim:
 
     async def stats(self, seconds: float = STATE_SECONDS) -> TypedValue:
         """Statistics, of a type that is the shim's choice."""
-        answer = await self._call("Stats", pb.StatsRequest(id=self.id), pb.StatsResponse, seconds)
+        request = pb.StatsRequest(id=self.id)
+        answer = await self._call_for(seconds, "Stats", request, pb.StatsResponse)
         return from_any(answer.stats)
 
     # The rest -----------------------------------------------------------------------------
@@ -192,7 +204,7 @@ class Shim:
             "Reopen",
             request,
             logs_pb2.ReopenResponse,
-            timeout=CALL_SECONDS,
+            timeout=self._seconds,
             metadata=self._metadata,
         )
 
@@ -206,11 +218,12 @@ class Shim:
         """Writes a checkpoint of the container into a folder."""
         request = pb.CheckpointTaskRequest(id=self.id, path=path)
         request.options.type_url, request.options.value = options.type_url, options.value
-        await self._call("Checkpoint", request, Empty, None)
+        await self._call_for(None, "Checkpoint", request, Empty)
 
     async def shutdown(self) -> None:
         """Asks the shim to end, which it does when it holds no container."""
-        await self._call("Shutdown", pb.ShutdownRequest(id=self.id), Empty, SHUTDOWN_SECONDS)
+        request = pb.ShutdownRequest(id=self.id)
+        await self._call_for(SHUTDOWN_SECONDS, "Shutdown", request, Empty)
 
 
 def nanoseconds(time: Timestamp) -> int:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 KINDS = ("daemon", "zygote", "shim", "fork")
 SLOT = struct.Struct("qq")
+COUNT = struct.Struct("q")
 TEXT = 256
 SIZE = 1 << 18
 
@@ -65,7 +66,7 @@ class Effects:
         order, count = SLOT.unpack_from(self._page, at)
         if not order:
             return
-        SLOT.pack_into(self._page, at, order, count + 1)
+        COUNT.pack_into(self._page, at + COUNT.size, count + 1)  # the order is the test's
         self._note(f"{KINDS[self.kind()]} {effect}\n")
         if count + 1 == order:
             self._inside.yes = True

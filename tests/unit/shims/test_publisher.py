@@ -115,6 +115,21 @@ def test_they_wait_for_the_daemon(loop: Loop, daemon: Daemon, publisher: Publish
     assert all(before <= when <= after for when in times)
 
 
+def test_a_daemon_that_is_not_ready_yet_is_tried_again_soon(
+    loop: Loop, daemon: Daemon, publisher: Publisher
+) -> None:
+    """It connects to its shims a little before it takes events."""
+    publisher._seconds = 60.0  # it has been away for long
+    publisher.publish("/tasks/exit", exit_(1))
+    loop.turn()
+    publisher.poke()
+    loop.turn()
+    assert publisher.pending == 1
+    daemon.open()
+    turn_until_taken(loop, publisher)
+    assert daemon.pids == [1]
+
+
 def test_a_lost_answer_is_asked_for_again(loop: Loop, daemon: Daemon, publisher: Publisher) -> None:
     daemon.open()
     daemon.faults = [Unavailable("taken")]
