@@ -1,14 +1,15 @@
 """Bundles: a task's folder ``STATE/tasks/NAMESPACE/ID`` with all that a restart needs to know.
 
 It holds ``config.json`` (the container's spec), ``rootfs`` (the mount point), ``shim.json`` (the
-record of the shim, see ``ShimRecord``), ``shim.log``, and what the shim itself keeps there:
-``runtime.json`` and ``exits/``. A bundle is removed by a rename into ``STATE/trash`` first, so that
-its name is free at once, and is never walked into while anything is mounted in it. No fsync: the
-state folder does not outlive a reboot.
+record of the shim, see ``ShimRecord``), ``shim.log``, ``unclaimed`` while nobody who asked for the
+task has come for it, and what the shim itself keeps there: ``runtime.json`` and ``exits/``. A
+bundle is removed by a rename into ``STATE/trash`` first, so that its name is free at once, and is
+never walked into while anything is mounted in it. No fsync: the state folder does not outlive a
+reboot.
 """
 
 # Paths stay strings here: every task is made and removed with these calls.
-# ruff: noqa: PTH101, PTH102, PTH103, PTH104, PTH208, S103
+# ruff: noqa: PTH101, PTH102, PTH103, PTH104, PTH108, PTH110, PTH208, S103
 
 from __future__ import annotations
 
@@ -27,6 +28,7 @@ from supervisord.linux import mount
 
 _RECORD = "shim.json"
 _EXITS = "exits"
+_UNCLAIMED = "unclaimed"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -37,7 +39,8 @@ class ShimRecord:
     shares its shim with ("" for a shim of its own, see ``groups``). ``pid`` and ``start_time``
     are 0 until known. ``init_pid`` and ``init_start`` are set once Create has succeeded: a bundle
     without them is half-made, whatever else is in it, unless it ``restores``: then init is made by
-    Start, from a checkpoint."""
+    Start, from a checkpoint. ``order`` tells an equal request from others (see ``orders``), "" in a
+    record of an earlier release."""
 
     address: str
     version: int = 3
@@ -48,6 +51,7 @@ class ShimRecord:
     init_start: int = 0
     group: str = ""
     restores: bool = False
+    order: str = ""
 
     @property
     def is_whole(self) -> bool:
@@ -97,6 +101,31 @@ class Bundle:
             return ShimRecord(**{key: value for key, value in values.items() if key in known})
         except (OSError, ValueError, TypeError, AttributeError):
             return None
+
+    def mark_unclaimed(self) -> None:
+        """Notes that nobody waits for the task, before its record makes it whole. A file of its
+        own, so that its removal is in nobody's way who writes the record. Raises
+        ResourceExhausted, Unknown."""
+        path = f"{self.path}/{_UNCLAIMED}"
+        try:
+            with open(path, "x"):
+                pass
+        except OSError as error:
+            raise _failed(path, error) from error
+
+    def is_unclaimed(self) -> bool:
+        """Whether that is noted."""
+        return os.path.exists(f"{self.path}/{_UNCLAIMED}")
+
+    def mark_claimed(self) -> None:
+        """Somebody has come for the task. Raises Unknown."""
+        path = f"{self.path}/{_UNCLAIMED}"
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _failed(path, error) from error
 
     def read_exit(self, exec_id: str) -> ExitRecord | None:
         """How a process ended, if its shim wrote that down. An exec whose id is ``init`` has a

@@ -30,6 +30,7 @@ from .foreign import ForeignLauncher
 from .groups import SANDBOX, Groups, Key, SharedShim, group_of
 from .launch import Launcher, Settings, connect, listen
 from .oci import OciRuntimes
+from .orders import Order
 from .shim import CONNECT_SECONDS, Shim
 from .sight import Sight
 from .task import Task
@@ -79,11 +80,12 @@ class Creation:
         self.sandboxes: Sandboxes | None = None
         """Asked for the shims of sandboxes, where there is a controller of them."""
 
-    async def create(self, namespace: str, container: Container, request: CreateTask) -> Task:
-        """The task, created and connected.
+    async def create(self, order: Order) -> Task:
+        """The task, created and connected; unclaimed if nobody waits for it any more.
 
         Raises InvalidArgument, NotFound (runtime), Unknown (the runtime's words), Unavailable,
         DeadlineExceeded (a foreign shim), ResourceExhausted; nothing is left then."""
+        namespace, container, request = order.namespace, order.container, order.request
         runtime = request.runtime_path or container.runtime.name
         sandbox = self._sandbox_of(namespace, container)
         binary = "" if sandbox else names.resolve(runtime, named=self._settings.shims)
@@ -101,11 +103,21 @@ class Creation:
             if restored:
                 init_pid = await shim.start()
             started = process.start_time(init_pid) or 0
-            record = replace(record, init_pid=init_pid, init_start=started, restores=not init_pid)
+            record = replace(
+                record,
+                init_pid=init_pid,
+                init_start=started,
+                restores=not init_pid,
+                order=order.digest,
+            )
             bundle = self._store.bundle(namespace, container.id)
+            unclaimed = order.is_abandoned
+            if unclaimed:
+                bundle.mark_unclaimed()
             bundle.write_record(record)
             undo.pop_all()
         task = Task(bundle, record, self._watching)
+        task.is_unclaimed = unclaimed
         task.attach(shim)
         if started and not binary:  # one that has ended already was told before we could listen
             stdio = request.stdio

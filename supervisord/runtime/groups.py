@@ -94,7 +94,8 @@ class Groups:
         this shim."""
         shared = self._by_address.get(record.address)
         if shared is None:
-            shared = SharedShim(name, replace(record, init_pid=0, init_start=0), forking)
+            common = replace(record, init_pid=0, init_start=0, restores=False, order="")
+            shared = SharedShim(name, common, forking)
             self._by_address[record.address] = shared
         shared.members.add(member)
         self._by_name[name] = shared

@@ -2,8 +2,8 @@
 
 It finds the task, asks its shim, and translates. Creating, deleting and burying hold the lock of
 the task's name; everything else goes straight to the shim, which keeps its own order. A creation
-is joined by a retry of the same request, and goes on when its callers go away: a retry takes what
-it made; what nobody comes back for is removed.
+is joined by a retry of the same request, and goes on when its callers go away (``orders``): a retry
+takes what it made; what nobody comes back for is removed (``claims``).
 """
 
 from __future__ import annotations
@@ -19,12 +19,7 @@ from supervisord.aio.locks import KeyedLock
 from supervisord.aio.owner import TaskOwner
 from supervisord.contracts.containers import ContainerStore
 from supervisord.contracts.content import ContentStore
-from supervisord.contracts.errors import (
-    AlreadyExists,
-    Error,
-    NotFound,
-    Unavailable,
-)
+from supervisord.contracts.errors import Error, NotFound, Unavailable
 from supervisord.contracts.events import Exchange
 from supervisord.contracts.filters import Filter, parse
 from supervisord.contracts.identifiers import check_identifier
@@ -45,6 +40,7 @@ from .adoption import Adoption
 from .bundle import BundleStore
 from .burial import Burial
 from .checkpoint import Checkpoints
+from .claims import Claims
 from .creation import Creation, Sandboxes
 from .foreign import ForeignLauncher
 from .forewarning import Forewarning
@@ -54,7 +50,7 @@ from .info import runtime_info
 from .launch import Launcher, Settings
 from .oci import OciRuntimes
 from .orders import Order, Orders
-from .recovery import Recovery, is_gone
+from .recovery import Recovery
 from .resources import check_resources
 from .shim import STATE_SECONDS, Shim
 from .sight import News
@@ -68,8 +64,6 @@ _REACH_SECONDS = 10.0
 _SOON_SECONDS = 0.5
 _END_SECONDS = 30.0
 _CLOSE_SECONDS = 5.0
-UNCLAIMED_SECONDS = 30.0
-"""How long a task whose creator went away is kept for a retry."""
 
 
 class TaskManager:
@@ -127,6 +121,9 @@ class TaskManager:
             settings.shim_seconds,
             self._forget,
         )
+        self._claims = Claims(
+            self._tasks, self._locks, self._watching, self._recovery, self._delete_held
+        )
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -169,6 +166,7 @@ class TaskManager:
         for task in await self._recovery.load():
             self._tasks[task.key] = task
             self._recovery.watch(task)
+            self._claims.keep(task)
 
     async def close(self) -> None:
         """Lets go of all shims."""
@@ -195,52 +193,16 @@ class TaskManager:
 
     async def _create(self, order: Order) -> Task:
         try:
-            async with self._locks.hold(order.key):
-                order.begun = True
-                task = await self._make_way(order)
-                if task is not None:
-                    return task
-                task = await self._creation.create(order.namespace, order.container, order.request)
+            async with self._claims.way(order) as claimed:
+                if claimed is not None:
+                    return claimed
+                task = await self._creation.create(order)
                 self._tasks[order.key] = task
-                if order.is_abandoned:
-                    task.unclaimed = order
-                    self._watching.spawn(self._remove_unclaimed(task), f"unclaimed {task.id}")
+                self._claims.keep(task)
         finally:
             self._orders.close(order)
         self._recovery.watch(task)
         return task
-
-    async def _make_way(self, order: Order) -> Task | None:
-        """The task that is there already and was made for the same request, whose caller went
-        away. One that nobody claims, and one that is gone, do not stand in the way.
-
-        Raises AlreadyExists for any other."""
-        existing = self._tasks.get(order.key)
-        if existing is None:
-            return None
-        if existing.unclaimed is not None:
-            if order.asks_for_the_same(existing.unclaimed):
-                existing.unclaimed = None
-                return existing
-            with suppress(NotFound):
-                await self._delete_held(existing)
-        elif existing.shim is not None and await is_gone(existing):
-            self._recovery.drop(existing, existing.shim)
-        if order.key in self._tasks:
-            raise AlreadyExists(f"task {order.container.id}: already exists")
-        return None
-
-    async def _remove_unclaimed(self, task: Task) -> None:
-        while task.unclaimed is not None and not task.is_over:
-            await asyncio.sleep(UNCLAIMED_SECONDS)
-            try:
-                await task.reach(None)  # not under the lock, which a new shim needs
-                async with self._locks.hold(task.key):
-                    if task.unclaimed is not None and not task.is_over:
-                        log.info("task %s is removed: its creator went away", task.id)
-                        await self._delete_held(task)
-            except Error as error:
-                log.warning("unclaimed task %s: %s", task.id, error)
 
     async def delete(self, namespace: str, id: str) -> Exit:
         """See the contract."""
@@ -259,11 +221,10 @@ class TaskManager:
         while True:
             await task.reach(_REACH_SECONDS)  # not under the lock, which a new shim needs
             async with self._locks.hold(task.key):
-                if task.shim is not None or task.is_over:
-                    return await self._delete_held(task)
+                if task.shim is not None and not task.is_over:
+                    return await self._delete_held(task, task.shim)
 
-    async def _delete_held(self, task: Task) -> Exit:
-        shim = await task.reach(_REACH_SECONDS)
+    async def _delete_held(self, task: Task, shim: Shim) -> Exit:
         try:
             exit = await shim.delete()
         except NotFound:
@@ -456,7 +417,7 @@ class TaskManager:
         if task is None:
             self._containers.get(namespace, id)  # an unknown container is told as such
             raise NotFound(f"task {id} not found")
-        task.unclaimed = None
+        task.use()
         return task
 
     async def _shim(self, namespace: str, id: str) -> Shim:

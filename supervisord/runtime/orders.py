@@ -8,9 +8,12 @@ one that has not never does. Called by the task manager, on the event loop only.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
 
 from supervisord.aio.owner import TaskOwner
 from supervisord.contracts.containers import Container
@@ -42,6 +45,16 @@ class Order:
     def asks_for_the_same(self, other: Order) -> bool:
         """Whether the other's task would do for this one."""
         return (self.container, self.request) == (other.container, other.request)
+
+    @property
+    def digest(self) -> str:
+        """The same for an order that asks for the same, also of a later daemon."""
+        spec = self.container.spec.value  # apart from the rest: it is long, and bytes already
+        bare = replace(self.container, spec=replace(self.container.spec, value=b""))
+        asked = msgspec.json.encode((len(spec), bare, self.request), order="deterministic")
+        digest = hashlib.sha256(asked)
+        digest.update(spec)
+        return digest.hexdigest()
 
 
 class Orders:

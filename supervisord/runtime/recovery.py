@@ -88,21 +88,26 @@ class Recovery:
         being removed under the lock of their names when this returns."""
         self._began = time.time()
         found = await asyncio.to_thread(
-            lambda: [(bundle, bundle.read_record()) for bundle in self._store.all()]
+            lambda: [
+                (bundle, bundle.read_record(), bundle.is_unclaimed())
+                for bundle in self._store.all()
+            ]
         )
         tasks: list[Task] = []
-        for bundle, record in found:
+        for bundle, record, unclaimed in found:
             if record is not None and record.address:
                 self._join(bundle, record)
             if record is not None and record.is_whole:
-                tasks.append(Task(bundle, record, self._watching))
+                task = Task(bundle, record, self._watching)
+                task.is_unclaimed, task.may_be_lost = unclaimed, True
+                tasks.append(task)
                 continue
             locked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._owner.spawn(
                 self._remove_half_made(bundle, record, locked), f"half-made {bundle.id}"
             )
             await locked
-        known = {record.address for _, record in found if record is not None}
+        known = {record.address for _, record, _ in found if record is not None}
         self._owner.spawn(self._empty_trash(), "empty trash")
         self._owner.spawn(self._end_orphans(known), "orphaned shims")
         return tasks

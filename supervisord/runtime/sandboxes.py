@@ -185,10 +185,15 @@ class ShimSandboxes:
                 del self._orders[key]
 
     async def _remove_unclaimed(self, one: Instance) -> None:
-        await asyncio.sleep(UNCLAIMED_SECONDS)
-        if one.unclaimed is not None and not one.is_gone:
-            log.info("sandbox %s is removed: its creator went away", one.id)
-            await self._owner.shielded(self._remove(one), f"remove {one.id}")
+        while one.unclaimed is not None and not one.is_gone:
+            await asyncio.sleep(UNCLAIMED_SECONDS)
+            try:
+                if one.exit is None:
+                    await one.reach()  # else it would be ended by force
+                ending = self._remove(one, only_unclaimed=True)
+                await self._owner.shielded(ending, f"remove {one.id}")
+            except Error as error:
+                log.warning("unclaimed sandbox %s: %s", one.id, error)
 
     async def start(self, namespace: str, id: str) -> StartedSandbox:
         """See the contract."""
@@ -212,10 +217,14 @@ class ShimSandboxes:
         one = self._find(namespace, id)
         await self._owner.shielded(self._remove(one), f"shut down {id}")
 
-    async def _remove(self, one: Instance) -> None:
+    async def _remove(self, one: Instance, *, only_unclaimed: bool = False) -> None:
         async with self._locks.hold(one.key):
             if one.is_gone:
                 raise NotFound(f"sandbox {one.id}: not found")
+            if only_unclaimed:
+                if one.unclaimed is None:
+                    return
+                log.info("sandbox %s is removed: its creator went away", one.id)
             await self._end_tasks(one, delete=True)
             await self._drop(one)
 
@@ -231,20 +240,24 @@ class ShimSandboxes:
             del self._instances[one.key]
 
     async def _end_tasks(self, one: Instance, *, delete: bool) -> None:
-        """Kills what runs in the sandbox; what cannot be deleted is told in the log."""
+        """Kills what runs in the sandbox, all at once; what cannot be killed or deleted in time is
+        told in the log."""
+        found = self._tasks.in_sandbox(*one.key)
+        await asyncio.gather(*(self._end_task(one, task, delete=delete) for task in found))
+
+    async def _end_task(self, one: Instance, task: str, *, delete: bool) -> None:
         namespace, id = one.key
-        for task in self._tasks.in_sandbox(namespace, id):
-            try:
+        try:
+            async with asyncio.timeout(_TASK_SECONDS):
                 with suppress(NotFound):
                     await self._tasks.kill(namespace, task, _SIGKILL, all=True)
-                async with asyncio.timeout(_TASK_SECONDS):
-                    await self._tasks.wait(namespace, task)
-                    if delete:
-                        await self._tasks.delete(namespace, task)
-            except NotFound:
-                continue
-            except (Error, TimeoutError) as error:
-                log.warning("task %s of sandbox %s: %s", task, id, error)
+                await self._tasks.wait(namespace, task)
+                if delete:
+                    await self._tasks.delete(namespace, task)
+        except NotFound:
+            return
+        except (Error, TimeoutError) as error:
+            log.warning("task %s of sandbox %s: %s", task, id, error)
 
     # Use ----------------------------------------------------------------------------------
 

@@ -7,14 +7,14 @@ a process waits here, across lost connections.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from supervisord.aio.owner import TaskOwner
-from supervisord.contracts.errors import NotFound, Unavailable
+from supervisord.contracts.errors import Error, NotFound, Unavailable
 from supervisord.contracts.tasks import Exit
 from supervisord.linux import process
 
@@ -22,8 +22,7 @@ from .bundle import Bundle, ShimRecord
 from .shim import Shim
 from .sight import News, Sight
 
-if TYPE_CHECKING:
-    from .orders import Order
+log = logging.getLogger(__name__)
 
 UNKNOWN = 255
 """The exit status of a process of which nobody can tell how it ended."""
@@ -52,8 +51,11 @@ class Task:
     def __init__(self, bundle: Bundle, record: ShimRecord, owner: TaskOwner) -> None:
         self.bundle = bundle
         self.record = record
-        self.unclaimed: Order | None = None
-        """What everybody who asked for it had left when the task was made; None once it is used."""
+        self.is_unclaimed = False
+        """Whether everybody who asked for it had left when it was made, and it is still unused."""
+        self.may_be_lost = False
+        """Whether an earlier daemon made it, which may have died before it could say so, and it is
+        still unused."""
         self.was_last = True
         """Once it is over: whether its shim holds no other task."""
         self.sight = Sight()
@@ -157,6 +159,16 @@ class Task:
         await asyncio.shield(self._changed)
 
     # Use ----------------------------------------------------------------------------------
+
+    def use(self) -> None:
+        """Somebody knows of it: from now on it is neither removed nor given to a retry."""
+        self.may_be_lost = False
+        if self.is_unclaimed:
+            self.is_unclaimed = False
+            try:
+                self.bundle.mark_claimed()
+            except Error as error:  # matters only if the daemon is started anew
+                log.error("task %s: %s", self.id, error)
 
     async def reach(self, seconds: float | None) -> Shim:
         """The connected shim; waits up to ``seconds`` for it to be back (None: for ever).

@@ -14,7 +14,7 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +58,15 @@ class Life:
         self.deaths = 0
         self.last = ""
 
-    def request(self, call: Callable[[Wire], Any]) -> Any:
+    def request(self, call: Callable[[Wire], Any], *, done: Set[grpc.StatusCode] = DONE) -> Any:
         """Makes a request until it is answered. None where it turns out to have been carried out
-        before the daemon died."""
+        before the daemon died: then the answer is one of ``done``."""
         deaths = self.deaths
         while True:
             try:
                 return call(self.wire)
             except grpc.RpcError as error:
-                if error.code() in DONE and self.deaths > deaths:
+                if error.code() in done and self.deaths > deaths:
                     return None
                 if error.code() is not _Code.UNAVAILABLE or not self._restarted():
                     raise
@@ -90,8 +90,8 @@ class Life:
         """The whole life. Asserts what clients rely on, at each step."""
         self.request(lambda wire: wire.container_record(ID, ("sh", "-c", SCRIPT)))
         self.request(lambda wire: wire.prepare(ID, self.chain_id))
-        self.request(lambda wire: wire.create_task(ID))
-        pid = self.request(lambda wire: wire.tasks_by_id())[ID].pid
+        pid = self.request(lambda wire: wire.create_task(ID), done=set())
+        assert self.request(lambda wire: wire.tasks_by_id())[ID].pid == pid
         assert self.request(lambda wire: wire.start(ID)) in (None, pid)
         self._exec()
         self._until_ready()

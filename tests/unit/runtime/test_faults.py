@@ -14,7 +14,7 @@ from supervisord.contracts.errors import AlreadyExists, Error, Unavailable, Unkn
 from supervisord.contracts.tasks import Exit, Stdio
 from supervisord.contracts.workers import ShimSpawner
 from supervisord.linux import process
-from supervisord.runtime import manager as manager_module
+from supervisord.runtime import claims
 from supervisord.runtime.shim import Shim
 from supervisord.runtime.zygote import Zygote
 
@@ -146,7 +146,7 @@ async def test_of_two_callers_one_may_go_away(zygote: Zygote, engines: Engines) 
     await asyncio.wait([first])
     spawner.held.set()
     await second
-    assert engine.manager._tasks[NS, "web"].unclaimed is None
+    assert not engine.manager._tasks[NS, "web"].is_unclaimed
 
 
 @pytest.mark.parametrize("refusals", [0, 2])
@@ -154,7 +154,7 @@ async def test_what_nobody_comes_back_for_is_removed(
     zygote: Zygote, engines: Engines, monkeypatch: pytest.MonkeyPatch, refusals: int
 ) -> None:
     """Also where its shim cannot do it at first."""
-    monkeypatch.setattr(manager_module, "UNCLAIMED_SECONDS", 0.1)
+    monkeypatch.setattr(claims, "UNCLAIMED_SECONDS", 0.1)
     refused: list[str] = []
 
     async def delete(shim: Shim, exec_id: str = "") -> Exit:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,8 @@ from supervisord.contracts.tasks import Status
 from supervisord.runtime import sandbox_shim
 from supervisord.runtime.bundle import ShimRecord
 from supervisord.runtime.launch import Settings
+from supervisord.runtime.sandbox import Instance
+from supervisord.runtime.sandbox_shim import SandboxShim
 from supervisord.runtime.sandboxes import ShimSandboxes
 
 from .conftest import NS, Engine, needs_root, told, until
@@ -385,16 +388,65 @@ async def test_a_shim_that_hangs(
     await pods.ready()
 
 
-async def test_nobody_claims_it(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("refusals", [0, 2])
+async def test_nobody_claims_it(pods: Pods, monkeypatch: pytest.MonkeyPatch, refusals: int) -> None:
+    """Its removal is tried again where it fails."""
     monkeypatch.setattr("supervisord.runtime.sandboxes.UNCLAIMED_SECONDS", 0.05)
+    refused: list[str] = []
+
+    async def reach(one: Instance) -> SandboxShim:
+        if len(refused) < refusals:
+            refused.append(one.id)
+            raise Unavailable("not now")
+        return await really(one)
+
+    really = Instance.reach
     creating = asyncio.create_task(pods.shims.create(NS, POD))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     creating.cancel()
     with pytest.raises(asyncio.CancelledError):
         await creating
+    assert await until(lambda: len(pods.shims))
+    monkeypatch.setattr(Instance, "reach", reach)
     assert await until(lambda: not pods.shims._orders and len(pods.shims) == 0)
     await pods.clean()
+    assert len(refused) == refusals
+
+
+async def test_its_tasks_are_ended_all_at_once(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
+    await pods.ready()
+    pids = [await pods.run("a", "sleep", "600"), await pods.run("b", "sleep", "600")]
+    both = asyncio.Barrier(2)
+    really = pods.engine.manager.kill
+
+    async def kill(namespace: str, id: str, signal: int, **rest: Any) -> None:
+        await both.wait()
+        await really(namespace, id, signal, **rest)
+
+    monkeypatch.setattr(pods.engine.manager, "kill", kill)
+    await pods.shims.shutdown(NS, "pod")
+    assert not both.broken
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    await pods.clean()
+
+
+async def test_a_task_that_is_not_killed_in_time(
+    pods: Pods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pods.ready()
+    await pods.run("a", "sleep", "600")
+
+    async def kill(*_: Any, **__: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("supervisord.runtime.sandboxes._TASK_SECONDS", 0.2)
+    monkeypatch.setattr(pods.engine.manager, "kill", kill)
+    async with asyncio.timeout(60):
+        await pods.shims.shutdown(NS, "pod")
+    monkeypatch.undo()
+    assert len(pods.shims) == 0
+    assert await until(lambda: not len(pods.engine.manager))  # it ended with its shim
 
 
 async def test_a_foreign_shim(pods: Pods, program: Program) -> None:
