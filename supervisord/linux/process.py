@@ -74,6 +74,12 @@ def start_time(pid: int, proc: str = "/proc") -> int | None:
     return int(fields[19])
 
 
+def parent(pid: int) -> int:
+    """The pid of a process's parent, 0 where that is out of sight. Raises OSError."""
+    stat = Path("/proc", str(pid), "stat").read_bytes()
+    return int(stat[stat.rindex(b")") + 2 :].split()[1])
+
+
 def alive(pid: int, started: int) -> bool:
     """Whether the process that had this pid and start time is still there."""
     return pid > 0 and start_time(pid) == started

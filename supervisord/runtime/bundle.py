@@ -18,13 +18,14 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 
 import msgspec
 
 from supervisord.contracts.errors import Error, InvalidArgument, ResourceExhausted, Unknown
-from supervisord.linux import mount
+from supervisord.linux import mount, process
 
 _RECORD = "shim.json"
 _EXITS = "exits"
@@ -126,6 +127,20 @@ class Bundle:
             return
         except OSError as error:
             raise _failed(path, error) from error
+
+    def read_init(self) -> tuple[int, int]:
+        """The pid and start time of the init that the runtime told of, while it lives; zeros
+        otherwise. A process that is younger than the file only has got its pid."""
+        try:
+            with open(f"{self.path}/init.pid", "rb") as file:
+                pid, written = int(file.read()), os.fstat(file.fileno()).st_mtime
+        except (OSError, ValueError):
+            return 0, 0
+        started = process.start_time(pid)
+        booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        if started is None or booted + started / os.sysconf("SC_CLK_TCK") > written + 1:
+            return 0, 0
+        return pid, started
 
     def read_exit(self, exec_id: str) -> ExitRecord | None:
         """How a process ended, if its shim wrote that down. An exec whose id is ``init`` has a

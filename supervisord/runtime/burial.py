@@ -13,7 +13,9 @@ import logging
 import os
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -112,7 +114,8 @@ class Burial:
             await self._delete_by_runtime(bundle)
             if group is not None:
                 await self._end_by_hand(record, group)
-        await self._until_gone(record)
+        known = record if record.init_pid else await asyncio.to_thread(_half_made, bundle, record)
+        await self._until_gone(known)
         written = bundle.read_exit("")
         init = told or seen or killed(record)
         if written is not None:
@@ -151,8 +154,12 @@ class Burial:
 
     async def end_commands(self, bundle: Bundle) -> None:
         """Ends what the dead shim had begun: commands of the runtime that work on this bundle and
-        would make a container, or a process in it, that nobody knows."""
-        for pid in await asyncio.to_thread(_end_commands, bundle.path):
+        would make a container, or a process in it, that nobody knows. Nothing else, however it
+        mentions the bundle."""
+        found = bundle.read_runtime()
+        if found is None:  # noted before the first command
+            return
+        for pid in await asyncio.to_thread(_end_commands, found[1], bundle.path):
             log.warning("container %s: command %s of its dead shim was ended", bundle.id, pid)
 
     async def _end_by_hand(self, record: ShimRecord, group: cgroups.Cgroup) -> None:
@@ -177,27 +184,58 @@ class Burial:
             await asyncio.sleep(0.02)
 
 
-def _end_commands(path: str) -> list[int]:
-    """Kills all whose command line names something in a bundle; answers their pids."""
-    signs = (os.fsencode(f"\0{path}\0"), os.fsencode(f"\0{path}/"))
-    ended = []
-    for name in os.listdir("/proc"):  # noqa: PTH208
-        if not name.isdigit() or int(name) == os.getpid():
-            continue
-        try:
-            pidfd = process.pidfd_open(int(name))
-        except OSError:
-            continue
-        try:
-            line = Path("/proc", name, "cmdline").read_bytes()
-            if any(sign in line for sign in signs):
-                process.pidfd_send_signal(pidfd, signal.SIGKILL)
-                ended.append(int(name))
-        except OSError:
-            continue
-        finally:
-            os.close(pidfd)
+def _half_made(bundle: Bundle, record: ShimRecord) -> ShimRecord:
+    """With the init that the runtime has told of, but nobody yet has noted."""
+    pid, started = bundle.read_init()
+    return replace(record, init_pid=pid, init_start=started)
+
+
+def _end_commands(root: str, path: str) -> list[int]:
+    """Kills the commands of a dead shim, and what they have forked; answers their pids.
+
+    They are known by the flags that shims alone call a runtime with: its state folder, and then a
+    log in the bundle. The executable tells less: a runtime may be a script, may execute another
+    one, or a copy of itself. Whoever has given those flags by hand is not an orphan."""
+    sign = b"\0--root\0%b\0--log\0%b/log-" % (os.fsencode(root), os.fsencode(path))
+    found: dict[int, tuple[int, int]] = {}
+    with ExitStack() as opened:
+        for name in os.listdir("/proc"):  # noqa: PTH208
+            if not name.isdigit():
+                continue
+            try:
+                if sign in Path("/proc", name, "cmdline").read_bytes():
+                    pidfd = process.pidfd_open(int(name))
+                    opened.callback(os.close, pidfd)
+                    if sign in Path("/proc", name, "cmdline").read_bytes():
+                        found[int(name)] = process.parent(int(name)), pidfd
+            except OSError:
+                continue
+        adopters = _adopters()
+        ended = [pid for pid in found if _first_parent(pid, found) in adopters]
+        for pid in ended:
+            with suppress(ProcessLookupError):
+                process.pidfd_send_signal(found[pid][1], signal.SIGKILL)
     return ended
+
+
+def _first_parent(pid: int, found: Mapping[int, tuple[int, int]]) -> int:
+    """Who is the parent of a process and of those of its ancestors that were found."""
+    while pid in found:
+        pid = found[pid][0]
+    return pid
+
+
+def _adopters() -> set[int]:
+    """Who may become the parent of a dead shim's children: init, or a subreaper above us (0 is one
+    that is not in our pid namespace)."""
+    adopters, pid = {0, 1}, os.getppid()
+    while pid not in adopters:
+        adopters.add(pid)
+        try:
+            pid = process.parent(pid)
+        except OSError:
+            break
+    return adopters
 
 
 def _group(record: ShimRecord) -> cgroups.Cgroup | None:

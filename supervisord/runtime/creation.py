@@ -28,6 +28,7 @@ from .burial import Burial
 from .checkpoint import Checkpoints
 from .foreign import ForeignLauncher
 from .groups import SANDBOX, Groups, Key, SharedShim, group_of
+from .half_made import HalfMade
 from .launch import Launcher, Settings, connect, listen
 from .oci import OciRuntimes
 from .orders import Order
@@ -64,6 +65,7 @@ class Creation:
         runtimes: OciRuntimes,
         checkpoints: Checkpoints,
         groups: Groups,
+        half_made: HalfMade,
         owner: TaskOwner,
         watching: TaskOwner,
     ) -> None:
@@ -75,6 +77,7 @@ class Creation:
         self._runtimes = runtimes
         self._checkpoints = checkpoints
         self._groups = groups
+        self._half_made = half_made
         self._owner = owner
         self._watching = watching
         self.sandboxes: Sandboxes | None = None
@@ -272,15 +275,13 @@ class Creation:
             await self._burial.end_commands(bundle)
         found = bundle.read_runtime()
         if found is not None and Path(found[1], bundle.id).exists():
-            try:
-                await self._burial.bury(bundle, record)
-            except Error as error:
-                log.error("container %s: %s", bundle.id, error)
+            await self._half_made.end(bundle, record)
 
     async def _remove(self, bundle: Bundle, address: str) -> None:
         if address and not self._groups.has(address):
             Path(address).unlink(missing_ok=True)
-        await self._burial.empty(self._store.discard(bundle))
+        if not self._half_made.keeps(bundle):
+            await self._burial.empty(self._store.discard(bundle))
 
 
 async def _forked(shared: SharedShim) -> None:

@@ -45,6 +45,7 @@ from .creation import Creation, Sandboxes
 from .foreign import ForeignLauncher
 from .forewarning import Forewarning
 from .groups import Groups
+from .half_made import HalfMade
 from .hearing import Hearing
 from .info import runtime_info
 from .launch import Launcher, Settings
@@ -95,6 +96,15 @@ class TaskManager:
         foreign = ForeignLauncher(settings, self._watching)
         self._burial = Burial(self._store, foreign)
         launcher = Launcher(settings, spawner, self._owner)
+        self._half_made = HalfMade(
+            self._store,
+            self._burial,
+            self._groups,
+            self._locks,
+            self._owner,
+            self._watching,
+            settings.shim_seconds,
+        )
         self._creation = Creation(
             settings,
             self._store,
@@ -104,6 +114,7 @@ class TaskManager:
             runtimes,
             self._checkpoints,
             self._groups,
+            self._half_made,
             self._owner,
             self._watching,
         )
@@ -114,6 +125,7 @@ class TaskManager:
             foreign,
             exchange,
             self._groups,
+            self._half_made,
             self._locks,
             self._owner,
             self._watching,
@@ -196,6 +208,7 @@ class TaskManager:
             async with self._claims.way(order) as claimed:
                 if claimed is not None:
                     return claimed
+                self._half_made.check(order.key)
                 task = await self._creation.create(order)
                 self._tasks[order.key] = task
                 self._claims.keep(task)

@@ -2,9 +2,10 @@
 
 At boot every bundle becomes a task at once, before its shim has answered, so that the daemon can
 serve; each shim then has a loop and deadlines of its own. A bundle whose creation had not ended
-is removed with all that it had started. A shim is dead when its process is gone: then its container
-gets a new one (``adoption``), or, where init has ended as well or that is not possible, is removed
-(``burial``), its exit taken from what the shim or the kernel has kept, and its end published.
+is removed with all that it had started (``half_made``). A shim is dead when its process is gone:
+then its container gets a new one (``adoption``), or, where init has ended as well or that is not
+possible, is removed (``burial``), its exit taken from what the shim or the kernel has kept, and its
+end published.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from supervisord.contracts.tasks import Exit
 from supervisord.contracts.typed import pack
 from supervisord.linux import process
 
-from . import bootstrap
 from .adoption import Adoption, may_do_better
 from .bundle import Bundle, BundleStore, ShimRecord
 from .burial import Burial
-from .foreign import ForeignLauncher, introduce
+from .foreign import ForeignLauncher
 from .groups import Groups
+from .half_made import HalfMade
 from .launch import connect
 from .shim import CONNECT_SECONDS, Shim
 from .task import UNKNOWN, Ended, Task, killed
@@ -42,7 +43,6 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 5.0
-_HALF_MADE_TRIES = 20
 _ADOPTIONS = 5
 """New shims that may fail to take over a container before it is ended."""
 
@@ -58,6 +58,7 @@ class Recovery:
         foreign: ForeignLauncher,
         publisher: Publisher,
         groups: Groups,
+        half_made: HalfMade,
         locks: KeyedLock,
         owner: TaskOwner,
         watching: TaskOwner,
@@ -73,6 +74,7 @@ class Recovery:
         self._foreign = foreign
         self._publisher = publisher
         self._groups = groups
+        self._half_made = half_made
         self._locks = locks
         self._owner = owner
         self._watching = watching
@@ -102,11 +104,7 @@ class Recovery:
                 task.is_unclaimed, task.may_be_lost = unclaimed, True
                 tasks.append(task)
                 continue
-            locked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._owner.spawn(
-                self._remove_half_made(bundle, record, locked), f"half-made {bundle.id}"
-            )
-            await locked
+            await self._half_made.remove(bundle, record)
         known = {record.address for _, record, _ in found if record is not None}
         self._owner.spawn(self._empty_trash(), "empty trash")
         self._owner.spawn(self._end_orphans(known), "orphaned shims")
@@ -139,52 +137,6 @@ class Recovery:
     async def _empty_trash(self) -> None:
         for error in await asyncio.to_thread(self._store.empty_all):
             log.warning("trash: %s", error)
-
-    async def _remove_half_made(
-        self, bundle: Bundle, record: ShimRecord | None, locked: asyncio.Future[None]
-    ) -> None:
-        async with self._locks.hold((bundle.namespace, bundle.id)):
-            locked.set_result(None)
-            log.info("removing half-made task %s", bundle.id)
-            if record is not None:
-                if record.binary and not record.address:
-                    found = await asyncio.to_thread(bootstrap.left_address, bundle.path)
-                    record = replace(record, address=found)
-                last = self._groups.leave((bundle.namespace, bundle.id), record)
-                await self._end_half_made(bundle, record, last)
-            await self._burial.empty(self._store.discard(bundle))
-
-    async def _end_half_made(self, bundle: Bundle, record: ShimRecord, last: bool) -> None:
-        """A shim that is still creating refuses to end until it has created: asks again."""
-        shim: Shim | None = None
-        try:
-            client = await connect(record.address, CONNECT_SECONDS)
-            version = record.version
-            if record.binary:
-                version, _ = await introduce(client, bundle, version)
-            shim = Shim(client, bundle.namespace, bundle.id, version, self._shim_seconds)
-            for _ in range(_HALF_MADE_TRIES):
-                try:
-                    await shim.delete()
-                except (NotFound, DeadlineExceeded) as error:
-                    log.debug("half-made task %s: %s", bundle.id, error)
-                if not last:
-                    break
-                await shim.shutdown()
-                try:
-                    async with asyncio.timeout(0.5):
-                        await shim.closed
-                    break
-                except TimeoutError:
-                    continue
-        except Error as error:
-            log.debug("half-made task %s: %s", bundle.id, error)
-        alive = shim if shim and not shim.is_lost else None
-        await self._burial.end_shim(alive, record, last=last)
-        try:
-            await self._burial.bury(bundle, record)
-        except Error as error:
-            log.error("half-made task %s: %s", bundle.id, error)
 
     # Connections --------------------------------------------------------------------------
 

@@ -224,3 +224,35 @@ async def test_events_of_the_time_without_a_daemon(engine: Engine) -> None:
     await engine.manager.delete(NS, "web")
     assert (await asyncio.wait_for(anext(subscription), 20)).topic == "/tasks/delete"
     await subscription.aclose()
+
+
+async def test_a_half_made_task_stays_until_its_init_is_gone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runtime cannot end init: the bundle is what knows of it, so nobody gets the name."""
+    monkeypatch.setattr("supervisord.runtime.burial._GONE_SECONDS", 0.1)
+    pid = await engine.run("web", "sleep", "60")
+    task = engine.manager._tasks[NS, "web"]
+    shim = task.record.pid
+    await engine.close()
+    task.bundle.write_record(replace(task.record, pid=0, start_time=0, init_pid=0, init_start=0))
+    notes = Path(task.bundle.path, "runtime.json")
+    real = notes.read_text()
+    notes.write_text(json.dumps({**json.loads(real), "binary": "/bin/false"}))
+    os.kill(shim, signal.SIGKILL)
+    assert await until(lambda: process.start_time(shim) is None)
+    await engine.open()
+    request = engine.container("web", "sleep", "60")
+    with pytest.raises(Unavailable, match=f"web.*process {pid} "):
+        await engine.manager.create(NS, request)
+    await engine.restart()  # the next daemon finds it too
+    with pytest.raises(Unavailable, match=f"process {pid} "):
+        await engine.manager.create(NS, request)
+    assert process.start_time(pid) is not None
+    draft = notes.with_suffix(".tmp")
+    draft.write_text(real)
+    draft.rename(notes)
+    assert await until(lambda: process.start_time(pid) is None, 30)
+    await engine.clean()
+    await engine.run("web", "true")
+    assert (await engine.manager.wait(NS, "web")).exit_status == 0
