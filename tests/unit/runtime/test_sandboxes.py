@@ -418,15 +418,17 @@ async def test_its_tasks_are_ended_all_at_once(pods: Pods, monkeypatch: pytest.M
     await pods.ready()
     pids = [await pods.run("a", "sleep", "600"), await pods.run("b", "sleep", "600")]
     both = asyncio.Barrier(2)
+    killed: list[str] = []
     really = pods.engine.manager.kill
 
     async def kill(namespace: str, id: str, signal: int, **rest: Any) -> None:
         await both.wait()
+        killed.append(id)
         await really(namespace, id, signal, **rest)
 
     monkeypatch.setattr(pods.engine.manager, "kill", kill)
     await pods.shims.shutdown(NS, "pod")
-    assert not both.broken
+    assert sorted(killed) == ["a", "b"]
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     await pods.clean()
 
