@@ -54,18 +54,20 @@ def pytest_collection_finish() -> None:
 # Skips --------------------------------------------------------------------------------------
 
 _KERNELS = ("this kernel has no ", "no memory controller here", "runsc does not run")
+_MACHINE = ("the machine is an x86_64", "the machine is not to be had: ")
+"""That of ``tests/e2e/vm``: not every processor can be it, not every distribution has its parts."""
 _NOTHING_TO_TEST = ("the noun is a command itself", "containerd accepts this", "CRIU is here")
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
-    """``./dev test`` installs what tests need: in CI only the kernel may be a reason to skip, or
-    that there is nothing to test."""
+    """``./dev test`` installs what tests need: in CI only the kernel may be a reason to skip, that
+    the machine to test in is not to be had, or that there is nothing to test."""
     outcome = yield
     report = outcome.get_result()
     if _CI and report.skipped and not hasattr(report, "wasxfail"):
         reason = str(report.longrepr[-1]).removeprefix("Skipped: ")
-        if not reason.startswith(_KERNELS + _NOTHING_TO_TEST):
+        if not reason.startswith(_KERNELS + _MACHINE + _NOTHING_TO_TEST):
             report.outcome = "failed"
             report.longrepr = f"{item.nodeid} was skipped, which it may not be here: {reason}"
 

@@ -150,6 +150,32 @@ def test_detached_life_with_pause_and_kill(shop: Shop, unique: str) -> None:
     assert update.labels["a"] == "b"
 
 
+def test_an_out_of_memory_kill_is_told_before_the_exit(shop: Shop, unique: str) -> None:
+    """A limit that init exceeds at once. The kernel may report one kill more than once.
+
+    Containerd's shim watches memory beside processes, so there the order is not certain."""
+
+    def small(document: dict[str, Any]) -> None:
+        memory = {"limit": 64 << 20, "swap": 64 << 20}
+        document["linux"]["resources"]["memory"] = memory
+
+    hungry = ["dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"]
+    with shop.wire.record() as recorder:
+        shop.wire.run(unique, hungry, parent=shop.chain_id, change=small)
+        assert shop.wire.wait(unique) == 137
+        recorder.expect("/tasks/oom")
+        recorder.expect("/tasks/exit")
+        shop.wire.delete_task(unique)
+        recorder.expect("/tasks/delete")
+        recorder.settle()
+    story = [topic for topic in topics(recorder) if topic.startswith("/tasks/")]
+    ends = ["/tasks/oom"] * story.count("/tasks/oom") + ["/tasks/exit"]
+    if not shop.wire.ours:
+        story[2:-1] = sorted(story[2:-1], reverse=True)
+    assert story == ["/tasks/create", "/tasks/start", *ends, "/tasks/delete"]
+    assert {event.container_id for event in events(recorder, "/tasks/oom")} == {unique}
+
+
 def test_exec(shop: Shop, unique: str) -> None:
     with shop.wire.record() as recorder:
         shop.ctr("run", "-d", shop.image, unique, "sleep", "600")

@@ -7,6 +7,7 @@ each is reported here under its own name.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import sys
@@ -59,7 +60,9 @@ def run() -> Run:
             else:
                 output.append(line)
     except image.Missing as missing:
-        pytest.skip(str(missing))
+        if os.environ.get("SUPERVISORD_TEST_VM") == "required":  # ./dev has installed it all
+            raise
+        pytest.skip(f"the machine is not to be had: {missing}")
     return Run(reports, "\n".join(output)[-5000:])
 
 

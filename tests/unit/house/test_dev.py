@@ -98,3 +98,36 @@ def test_the_development_container_has_every_package() -> None:
     assert len(pairs) > 10
     installed = set((ROOT / "Dockerfile.dev").read_text().split())
     assert set(pairs) - installed == set()
+
+
+@pytest.mark.parametrize(
+    ("known", "fetched", "packages", "status"),
+    [
+        ("libc6 criu", "", ["criu"], 0),
+        ("libc6 criu", "", ["criu", "qemu-system-x86"], 1),
+        ("", "libc6 criu", ["criu"], 0),  # no list was there
+        ("", "", ["criu"], 1),
+        ("", "", [], 0),
+    ],
+)
+def test_what_apt_offers(
+    tmp_path: Path, known: str, fetched: str, packages: list[str], status: int
+) -> None:
+    lists = tmp_path / "lists"
+    lists.write_text(known)
+    programs = {
+        "apt-cache": f'for name in $(cat {lists}); do [ "$name" != "$2" ] || echo found; done',
+        "apt-get": f"echo {fetched} >{lists}",
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    function = re.search(r"^offered\(\) \{\n.*?^\}\n", SCRIPT, re.M | re.S)
+    assert function is not None
+    ran = subprocess.run(
+        ["/bin/sh", "-euc", f'{function[0]}offered "$@"', "sh", *packages],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == status
