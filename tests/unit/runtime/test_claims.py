@@ -105,9 +105,13 @@ async def test_its_shim_dies(zygote: Zygote, engines: Engines, alike: bool) -> N
     task = engine.manager._tasks[NS, "web"]
     shim = task.shim
     assert shim is not None
-    os.kill(task.record.pid, signal.SIGKILL)
-    await shim.closed
-    got = await engine.manager.create(NS, request if alike else unlike(request))
+    wanted = request if alike else unlike(request)
+    async with engine.manager._locks.hold(task.key):
+        creating = asyncio.ensure_future(engine.manager.create(NS, wanted))
+        await asyncio.sleep(0.05)  # it is the first to wait for the lock
+        os.kill(task.record.pid, signal.SIGKILL)
+        await shim.closed
+    got = await creating
     assert (got == pid) is alike
     assert process.start_time(got) is not None
 
