@@ -34,6 +34,7 @@ from .machine import Event
 from .process import Process
 from .reaper import Exit, Reaper
 from .runtime import Runtime
+from .start import finish
 from .stdio import Stdio, Wishes
 
 UNKNOWN = 255
@@ -83,6 +84,8 @@ async def adopt(
         raise FailedPrecondition(
             f"the runtime says that container {orphan.id} is {status!r} with pid {pid}"
         )
+    if status == "created" and runtime.name == "runc" and _has_begun(runtime, orphan):
+        status = "running"
     init = _process(loop, reaper, "", notes)
     init.id = orphan.id
     owner = (int(notes["owner"][0]), int(notes["owner"][1]))
@@ -116,6 +119,14 @@ async def adopt(
 
 _UNRECORDED = {"pid": 0, "start": 0, "streams": ["", "", "", False], "pipes": [0, 0, 0]}
 """An exec that had ended before it could be noted."""
+
+
+def _has_begun(runtime: Runtime, orphan: Orphan) -> bool:
+    """Whether the dead shim had let init go. Raises FailedPrecondition."""
+    try:
+        return finish(runtime.root, orphan.id, orphan.pid)
+    except OSError as error:
+        raise FailedPrecondition(f"init of container {orphan.id}: {error!r}") from error
 
 
 def _notes(orphan: Orphan) -> dict[str, Any]:

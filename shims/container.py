@@ -176,8 +176,10 @@ class Container:
                     stdio.given()
                 self.reaper.check(pid, child=False)
                 process.pid = pid
-                self.reaper.expect(pid, lambda exit: self.exec_exited(process, exit))
-            running.write(bundle.path, process.id, pid, process.wishes, stdio)
+                # One of the two records is there before anybody is told: a later shim knows of it.
+                self.reaper.expect_at_once(pid, lambda exit: self.exec_exited(process, exit))
+            if process.exit is None:
+                running.write(bundle.path, process.id, pid, process.wishes, stdio)
         except BaseException:
             if pid:  # it runs, but nobody could talk to it
                 with contextlib.suppress(ProcessLookupError, Unknown):

@@ -46,11 +46,22 @@ class Reaper:
 
     def expect(self, pid: int, owner: Callable[[Exit], None]) -> None:
         """Tells ``owner`` when ``pid`` ends, soon if it has (inside ``early``)."""
+        exit = self._claim(pid, owner)
+        if exit is not None:
+            self._loop.soon(lambda: owner(exit))
+
+    def expect_at_once(self, pid: int, owner: Callable[[Exit], None]) -> None:
+        """As ``expect``, but tells before it returns where ``pid`` has ended."""
+        exit = self._claim(pid, owner)
+        if exit is not None:
+            owner(exit)
+
+    def _claim(self, pid: int, owner: Callable[[Exit], None]) -> Exit | None:
         exit = self._early.pop(pid, None)
         if exit is None or _is_child(pid):  # the exit of another that had this pid before
             self._owners[pid] = owner
-        else:
-            self._loop.soon(lambda: owner(exit))
+            return None
+        return exit
 
     def check(self, pid: int, *, child: bool) -> None:
         """Refuses a pid that a runtime made up, where it is told (inside ``early``). ``child``:

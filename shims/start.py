@@ -7,6 +7,8 @@ start`` do nothing else, so the shim does that itself and saves a process. Where
 expected, and with every other runtime, the runtime's own command is called.
 """
 
+# Paths stay strings: every shim would pay for pathlib with memory of its own.
+# ruff: noqa: PTH116, PTH208
 from __future__ import annotations
 
 import os
@@ -37,6 +39,27 @@ async def start(container: Container) -> None:
         done = False
     if not done:
         await runtime.start(container.id)
+
+
+def finish(root: str, id: str, pid: int) -> bool:
+    """Whether runc's init has passed its FIFO although that is there, by which runc would take it
+    for created: the shim that let it go has died at once. The FIFO is removed then. While init
+    waits, it has the FIFO among its descriptors. Raises OSError where init has ended."""
+    fifo = f"{root}/{id}/exec.fifo"
+    try:
+        wanted = os.stat(fifo)
+    except FileNotFoundError:
+        return True
+    folder = f"/proc/{pid}/fd"
+    for name in os.listdir(folder):
+        try:
+            found = os.stat(f"{folder}/{name}")
+        except FileNotFoundError:  # closed meanwhile
+            continue
+        if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+            return False
+    remove(fifo)
+    return True
 
 
 async def _take(container: Container, fifo: str) -> bool:

@@ -94,7 +94,7 @@ class Life:
         assert self.request(lambda wire: wire.tasks_by_id())[ID].pid == pid
         assert self.request(lambda wire: wire.start(ID)) in (None, pid)
         self._exec()
-        self._until_ready()
+        self.until_ready()
         self.request(lambda wire: wire.kill(ID, 15))
         assert self.request(lambda wire: wire.wait(ID)) == 42
         (task,) = self.request(lambda wire: wire.tasks_by_id()).values()
@@ -114,7 +114,7 @@ class Life:
         ended = self.request(lambda wire: wire.tasks.DeleteProcess(request))
         assert ended is None or ended.exit_status == 7
 
-    def _until_ready(self) -> None:
+    def until_ready(self) -> None:
         """Until the trap of the script is set."""
         deadline = time.monotonic() + 20
         root = self.daemon.state / PLUGIN / "tasks" / self.namespace / ID / "rootfs"
