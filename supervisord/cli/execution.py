@@ -18,8 +18,10 @@ from protos.containerd.services.containers.v1 import containers_pb2
 from protos.containerd.services.snapshots.v1 import snapshots_pb2
 from protos.containerd.services.tasks.v1 import tasks_pb2 as wire
 from protos.containerd.types.types_pb2 import Mount
+from protos.containerd.v1.types.task_pb2 import Status
 
 from . import patience
+from .checkpoints import Source
 from .connection import Connection
 from .errors import CliError, is_code, rpc_text
 from .output import warn
@@ -63,9 +65,11 @@ def run_task(
     container: containers_pb2.Container,
     args: argparse.Namespace,
     started: Callable[[], None],
+    source: Source | None = None,
 ) -> int:
-    """Creates and starts the task; ``started`` is called once it runs. Answers the exit code once
-    it has ended and is deleted, or 0 at once for a detached one. A failure leaves no task."""
+    """Creates and starts the task, anew or from a checkpoint; ``started`` is called once it runs.
+    Answers the exit code once it has ended and is deleted, or 0 at once for a detached one. A
+    failure leaves no task."""
     spec = spec_of(container)
     terminal = bool(spec.get("process", {}).get("terminal"))
     require(not (terminal and args.null_io), "--tty and --null-io exclude each other")
@@ -93,16 +97,23 @@ def run_task(
             stdout=streams.stdout,
             stderr=streams.stderr,
             terminal=terminal,
-            options=_options(container, spec, no_pivot=args.no_pivot),
+            checkpoint=source.part if source else None,
+            options=_options(
+                container, spec, no_pivot=args.no_pivot, folder=source.folder if source else ""
+            ),
         )
         pid = daemon.tasks.Create(request).pid
         task = undo.enter_context(ExitStack())
         task.callback(end_task, daemon, container.id)
-        if args.pid_file:
+        if args.pid_file and pid:
             Path(args.pid_file).write_text(str(pid))
 
         def start() -> None:
             patience.start(daemon, container.id)
+            if args.pid_file and not pid:
+                # What is restored has a process only now.
+                found = daemon.tasks.Get(wire.GetRequest(container_id=container.id)).process
+                Path(args.pid_file).write_text(str(found.pid))
             started()
 
         if session is None:
@@ -126,20 +137,22 @@ def hold_readers(streams: Streams, stack: ExitStack) -> None:
 
 
 def _options(
-    container: containers_pb2.Container, spec: dict[str, Any], *, no_pivot: bool
+    container: containers_pb2.Container, spec: dict[str, Any], *, no_pivot: bool, folder: str
 ) -> AnyMessage | None:
-    """Task options, only where they differ from those of the container's runtime."""
+    """Task options, only where they differ from those of the container's runtime; ``folder`` holds
+    a checkpoint to go on from."""
     linux = spec.get("linux") or {}
     owners = [
         linux[name][0]["hostID"] if linux.get(name) else 0
         for name in ("uidMappings", "gidMappings")
     ]
-    if not no_pivot and not any(owners):
+    if not no_pivot and not folder and not any(owners):
         return None
     options = Options()
     if container.runtime.options.type_url == Options.DESCRIPTOR.full_name:
         options.ParseFromString(container.runtime.options.value)
     options.no_pivot_root = no_pivot
+    options.criu_image_path = folder
     options.io_uid, options.io_gid = owners
     return AnyMessage(type_url=Options.DESCRIPTOR.full_name, value=options.SerializeToString())
 
@@ -155,7 +168,11 @@ def end_task(daemon: Connection, id: str) -> None:
 
 
 def kill_and_wait(daemon: Connection, id: str, exec_id: str) -> None:
-    """Sends SIGKILL and waits, at most 10 s, until the process has ended."""
+    """Sends SIGKILL and waits, at most 10 s, until the process has ended. A task that is to be
+    restored has none until it is started, and nothing to wait for."""
+    process = daemon.tasks.Get(wire.GetRequest(container_id=id, exec_id=exec_id)).process
+    if not exec_id and process.status == Status.CREATED and not process.pid:
+        return
     request = wire.WaitRequest(container_id=id, exec_id=exec_id)
     future: Any = daemon.tasks.Wait.future(request, timeout=_KILL_TIMEOUT)
     with suppress(grpc.RpcError):

@@ -34,6 +34,11 @@ def size(text: str) -> int:
     return int(match[1]) << (10 * " kmgt".index(match[2].lower() or " "))
 
 
+def limit(text: str) -> int:
+    """As ``size``; ``-1`` means no limit."""
+    return -1 if text == "-1" else size(text)
+
+
 def pair(text: str) -> tuple[str, str]:
     """``key=value``; a key alone has the value ``true``, as ctr reads it."""
     key, sign, value = text.partition("=")

@@ -1,4 +1,4 @@
-"""``sctl containers``: create, info, label, list, remove the records of containers."""
+"""``sctl containers``: create, info, label, list, checkpoint, restore, remove containers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import grpc
 
 from ..arguments import Noun, format_flag, quiet_flag
 from ..connection import Connection, connect
-from ..errors import CliError, Failures, is_code
+from ..errors import CliError, Exit, Failures, is_code
 from ..output import labels_line, listing, moment, show, show_json
+from ..stdio.flags import add_flags
 from ..values import label_change, labels_of
 from . import run
 
@@ -43,9 +44,37 @@ def register(noun: Noun) -> None:
     verb.add_argument("id", metavar="ID")
     verb.add_argument("labels", nargs="+", type=label_change, metavar="KEY=VALUE")
 
+    _register_checkpoints(noun)
+
     verb = noun.verb("rm", remove, "remove containers that do not run", ["delete", "del", "remove"])
     verb.add_argument("ids", nargs="+", metavar="ID")
     verb.add_argument("--keep-snapshot", action="store_true", help="leave the snapshot")
+
+
+def _register_checkpoints(noun: Noun) -> None:
+    verb = noun.verb(
+        "checkpoint",
+        checkpoint,
+        "make an image of a container, to restore it from",
+        note="It is paused meanwhile. Without flags the image holds the spec alone.",
+    )
+    verb.add_argument("id", metavar="ID")
+    verb.add_argument("ref", metavar="IMAGE", help="what to call the checkpoint")
+    verb.add_argument("--rw", action="store_true", help="with its changed files")
+    verb.add_argument("--image", action="store_true", help="with the image that it was made from")
+    verb.add_argument("--task", action="store_true", help="with the memory of its task, by criu")
+
+    verb = noun.verb(
+        "restore",
+        restore,
+        "make a container from a checkpoint and run it",
+        note="Its image has to be there still.",
+    )
+    verb.add_argument("id", metavar="ID", help="the new container's id")
+    verb.add_argument("ref", metavar="IMAGE", help="made by 'sctl containers checkpoint'")
+    verb.add_argument("--rw", action="store_true", help="with the changed files")
+    verb.add_argument("--live", action="store_true", help="go on from the memory, by criu")
+    add_flags(verb)
 
 
 def create(args: argparse.Namespace) -> None:
@@ -134,6 +163,30 @@ def label(args: argparse.Namespace) -> None:
     )
     with connect(args) as daemon:
         show(labels_line(daemon.containers.Update(request).container.labels))
+
+
+def checkpoint(args: argparse.Namespace) -> None:
+    """Makes a checkpoint image of a container."""
+    from ..checkpointing import checkpoint_container
+
+    with connect(args) as daemon:
+        checkpoint_container(daemon, args)
+
+
+def restore(args: argparse.Namespace) -> None:
+    """Makes a container from a checkpoint and runs it; unless detached ends with its exit code."""
+    from ..execution import run_task
+    from ..restoring import restore_container
+
+    with connect(args) as daemon, ExitStack() as undo:
+        container, memory = restore_container(daemon, args, undo)
+
+        def keep() -> None:
+            undo.pop_all()
+
+        code = run_task(daemon, container, args, keep, memory)
+    if code:
+        raise Exit(code)
 
 
 def remove(args: argparse.Namespace) -> None:

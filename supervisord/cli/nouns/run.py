@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 from ..arguments import Noun, snapshotter_flag
 from ..spec import flags
-from ..stdio.flags import add_flags
+from ..stdio.flags import add_flags, checkpoint_flag
 from ..values import require
 
 
@@ -24,6 +24,7 @@ def register(noun: Noun) -> None:
     parser.add_argument(
         "--rm", action="store_true", help="remove the container and its snapshot at the end"
     )
+    checkpoint_flag(parser)
     add_flags(parser)
     flags.add_flags(parser)
 
@@ -49,18 +50,20 @@ def run(args: argparse.Namespace) -> None:
     """Runs the container; ends sctl with its exit code."""
     settle(args)
     require(not (args.rm and args.detach), "--rm and --detach exclude each other")
+    from ..checkpoints import source
     from ..connection import connect
     from ..creation import create_container
     from ..errors import Exit
     from ..execution import run_task
 
     with connect(args) as daemon, ExitStack() as undo:
+        memory = source(daemon, args.checkpoint)
         container = create_container(daemon, args, undo)
 
         def keep() -> None:
             if not args.rm:
                 undo.pop_all()
 
-        code = run_task(daemon, container, args, keep)
+        code = run_task(daemon, container, args, keep, memory)
     if code:
         raise Exit(code)

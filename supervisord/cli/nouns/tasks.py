@@ -1,19 +1,22 @@
-"""``sctl tasks``: start, exec, attach, list, signal, pause, measure, remove running containers."""
+"""``sctl tasks``: start, exec, attach, list, signal, pause, measure, checkpoint, change the limits
+of and remove running containers."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import grpc
 
+from .. import updating
 from ..arguments import Noun, format_flag, quiet_flag
 from ..connection import Connection, connect
 from ..errors import CliError, Exit, Failures, is_code
 from ..output import listing, moment, show, show_json, warn
-from ..stdio.flags import add_flags, log_uri
+from ..stdio.flags import add_flags, checkpoint_flag, log_uri
 from ..values import require, signal_number
 
 STOP_SIGNAL_LABEL = "io.containerd.image.config.stop-signal"
@@ -23,6 +26,7 @@ def register(noun: Noun) -> None:
     """Declares the verbs."""
     verb = noun.verb("start", start, "start a container that was created")
     verb.add_argument("id", metavar="ID")
+    checkpoint_flag(verb)
     add_flags(verb)
 
     verb = noun.verb("ls", list_tasks, "list tasks", ["list"])
@@ -33,6 +37,7 @@ def register(noun: Noun) -> None:
     verb.add_argument("id", metavar="ID")
     format_flag(verb)
     _register_exec(noun)
+    _register_changes(noun)
 
     verb = noun.verb("kill", kill, "signal a container (its stop signal, or SIGTERM)")
     verb.add_argument("id", metavar="ID")
@@ -80,12 +85,41 @@ def _register_exec(noun: Noun) -> None:
     verb.add_argument("id", metavar="ID")
 
 
+def _register_changes(noun: Noun) -> None:
+    verb = noun.verb(
+        "checkpoint",
+        checkpoint,
+        "write the memory of a running container down",
+        note="Prints the name of the image that 'sctl tasks start --checkpoint' goes on from.\n"
+        "The daemon's machine needs criu, a kernel that it can work with, and a runtime that\n"
+        "was built with it, such as runc.",
+    )
+    verb.add_argument("id", metavar="ID")
+    verb.add_argument("--exit", action="store_true", help="end the container with it")
+    verb.add_argument(
+        "--image-path", default="", metavar="DIR", help="write to this folder, and make no image"
+    )
+    verb.add_argument("--work-path", default="", metavar="DIR", help="where criu leaves its logs")
+
+    verb = noun.verb(
+        "update",
+        update,
+        "change the limits of a running container",
+        note="What is not named stays as it is. The change lasts as long as the task: the spec\n"
+        "of the container is not touched.",
+    )
+    verb.add_argument("id", metavar="ID")
+    updating.add_flags(verb)
+
+
 def start(args: argparse.Namespace) -> None:
     """Starts a task, and unless detached ends with its exit code."""
+    from ..checkpoints import source
     from ..execution import get_container, run_task
 
     with connect(args) as daemon:
-        code = run_task(daemon, get_container(daemon, args.id), args, lambda: None)
+        memory = source(daemon, args.checkpoint)
+        code = run_task(daemon, get_container(daemon, args.id), args, lambda: None, memory)
     if code:
         raise Exit(code)
 
@@ -202,6 +236,28 @@ def resume(args: argparse.Namespace) -> None:
 
     with connect(args) as daemon:
         daemon.tasks.Resume(ResumeTaskRequest(container_id=args.id))
+
+
+def checkpoint(args: argparse.Namespace) -> None:
+    """Checkpoints a task, and prints the name of the image where it made one."""
+    from ..checkpointing import checkpoint_task
+
+    with connect(args) as daemon:
+        name = checkpoint_task(daemon, args)
+    if name:
+        show(name)
+
+
+def update(args: argparse.Namespace) -> None:
+    """Changes the limits of a task."""
+    from google.protobuf.any_pb2 import Any as AnyMessage
+
+    from protos.containerd.services.tasks.v1.tasks_pb2 import UpdateTaskRequest
+
+    value = json.dumps(updating.resources_of(args)).encode()
+    resources = AnyMessage(type_url=updating.RESOURCES_TYPE, value=value)
+    with connect(args) as daemon:
+        daemon.tasks.Update(UpdateTaskRequest(container_id=args.id, resources=resources))
 
 
 def wait(args: argparse.Namespace) -> None:

@@ -18,6 +18,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-pivot", action="store_true", help="do not use pivot_root")
 
 
+def checkpoint_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--checkpoint``."""
+    parser.add_argument(
+        "--checkpoint",
+        default="",
+        metavar="IMAGE|FOLDER",
+        help="go on from this checkpoint: an image, or a folder by its absolute path",
+    )
+
+
 def log_uri(text: str) -> str:
     """A URI; a plain absolute path means a file."""
     if text.startswith("/"):
