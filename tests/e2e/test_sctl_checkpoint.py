@@ -113,6 +113,8 @@ def test_a_restore_ends_with_the_exit_code(stand: Stand, unique: str) -> None:
     ref, other = f"checkpoints/{unique}:1", f"{unique}-2"
     stand.sctl("containers", "create", stand.image, unique, "sh", "-c", "echo out; exit 5")
     stand.sctl("containers", "checkpoint", unique, ref)
+    assert ref in stand.sctl("images", "ls").out
+    assert ref in stand.sctl("images", "check", code=None).out
     assert stand.sctl("containers", "restore", other, ref, code=5).out == "out\n"
     stand.sctl.refused("containers", "restore", "--rw", f"{unique}-3", ref, says="changed files")
     assert nothing_left(stand, f"{unique}-3")
