@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -476,6 +477,49 @@ def count_of(box: Box) -> int:
     (mount,) = box.wire.snapshots.Mounts(request).mounts
     (upper,) = (o.partition("=")[2] for o in mount.options if o.startswith("upperdir="))
     return int(Path(upper, "count").read_text())
+
+
+def sctl(box: Box, *words: str) -> str:
+    """Runs ``sctl``; answers what it prints."""
+    where = ["--address", box.wire.address, "--namespace", NAMESPACE]
+    done = subprocess.run(
+        [sys.executable, "-m", "supervisord.cli.main", *where, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@runc
+def test_sctl_checkpoints_and_goes_on(box: Box) -> None:
+    """From an image that another checkpoint follows, and from the folder of that."""
+    log, image, pid_file = (Path(f"/tmp/{box.id}-{name}") for name in ("log", "image", "pid"))
+    start = ["tasks", "start", "-d", "--log-uri", str(log), "--pid-file", str(pid_file)]
+    box.make(COUNT)
+    box.create(stdout=f"file://{log}")
+    box.wire.start(box.id)
+    until(lambda: count(box) > 3, "counting")
+    first = count(box)
+    name = sctl(box, "tasks", "checkpoint", box.id)
+    most = count(box)
+    assert box.process.status == task_pb2.RUNNING
+    assert name in sctl(box, "images", "ls", "-q")
+    until(lambda: count(box) > most + 1, "counting after the checkpoint")
+    sctl(box, "tasks", "checkpoint", "--exit", "--image-path", str(image), box.id)
+    assert box.wire.wait(box.id) == 137
+    last = count_of(box)
+    for source, low, high in ((str(image), last, last), (name, first, most)):
+        sctl(box, "tasks", "rm", box.id)
+        size = log.stat().st_size
+        sctl(box, *start, "--checkpoint", source, box.id)
+        assert int(pid_file.read_text()) == box.process.pid > 0
+        until(lambda: b"\n" in log.read_bytes()[size:], "output after the restore")  # noqa: B023
+        assert low <= int(log.read_bytes()[size:].split()[0]) <= high + 1
+        box.wire.kill(box.id)
+        box.wire.wait(box.id)
+    box.end()
 
 
 @crun
