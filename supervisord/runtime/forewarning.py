@@ -30,8 +30,11 @@ class Forewarning:
         """Begins, unless that has been done and has not ended."""
         if self._giving or self._useless:
             return
+        try:
+            self._owner.spawn(self._give(), "forewarning")
+        except RuntimeError:  # the daemon is stopping: what was asked for says so itself
+            return
         self._giving = True
-        self._owner.spawn(self._give(), "forewarning")
 
     async def _give(self) -> None:
         try:

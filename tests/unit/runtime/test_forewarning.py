@@ -55,3 +55,10 @@ async def test_where_it_cannot_be_given_nobody_tries_again(
         given.give()
         await _over(owner)
     assert tries == [1]
+
+
+async def test_a_daemon_that_stops_refuses_nothing_for_it(owner: TaskOwner) -> None:
+    given = Forewarning(owner)
+    await owner.close()
+    given.give()
+    assert not len(owner)
