@@ -86,6 +86,16 @@ class Box:
         file.write_text(textwrap.dedent(text))
         return f"--config={file}"
 
+    def package(self, name: str, entries: str, source: str) -> str:
+        """Where to find a package of one module that has entry points."""
+        site = self.base / "site"
+        info = site / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[supervisord.plugins]\n{entries}\n")
+        (site / f"{name}.py").write_text(textwrap.dedent(source))
+        return f"{site}:{REPOSITORY}"
+
     def wait_ready(self) -> float:
         """Seconds until it serves."""
         begin = time.monotonic()
@@ -199,28 +209,23 @@ def test_the_runtime_tells_its_features(box: Box) -> None:
 
 
 def test_a_second_signal_ends_a_stop_that_hangs(box: Box) -> None:
-    site = box.base / "site"
-    info = site / "stuck-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stuck\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[supervisord.plugins]\nstuck = stuck:REGISTRATION\n")
-    (site / "stuck.py").write_text(
-        textwrap.dedent(
-            """
-            import asyncio, time
-            from supervisord.contracts.plugins import Registration
+    path = box.package(
+        "stuck",
+        "stuck = stuck:REGISTRATION",
+        """
+        import asyncio, time
+        from supervisord.contracts.plugins import Registration
 
-            async def start(context):
-                async def close():
-                    await asyncio.to_thread(time.sleep, 600)
-                context.on_close(close)
-                return object()
+        async def start(context):
+            async def close():
+                await asyncio.to_thread(time.sleep, 600)
+            context.on_close(close)
+            return object()
 
-            REGISTRATION = Registration("io.example.stuck.v1", "stuck", start)
-            """
-        )
+        REGISTRATION = Registration("io.example.stuck.v1", "stuck", start)
+        """,
     )
-    process = box.start(PYTHONPATH=f"{site}:{REPOSITORY}")
+    process = box.start(PYTHONPATH=path)
     box.wait_ready()
     process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + PATIENCE
@@ -231,7 +236,7 @@ def test_a_second_signal_ends_a_stop_that_hangs(box: Box) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait(5) == 1
     assert "stopped by a second signal" in box.log()
-    shutil.rmtree(site)
+    shutil.rmtree(box.base / "site")
     box.start()
     box.wait_ready()
     assert box.stop() == 0
@@ -385,34 +390,27 @@ def test_json_logs_are_json(box: Box) -> None:
 
 
 def test_another_package_brings_a_plugin(box: Box) -> None:
-    site = box.base / "site"
-    info = site / "extra-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: extra\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[supervisord.plugins]\nmine = extra:REGISTRATION\nbroken = extra:MISSING\n"
-    )
-    (site / "extra.py").write_text(
-        textwrap.dedent(
-            """
-            from pathlib import Path
-            from snapshotters.native import NativeSnapshotter
-            from supervisord.contracts.plugins import Registration
+    path = box.package(
+        "extra",
+        "mine = extra:REGISTRATION\nbroken = extra:MISSING",
+        """
+        from pathlib import Path
+        from snapshotters.native import NativeSnapshotter
+        from supervisord.contracts.plugins import Registration
 
-            async def start(context):
-                snapshotter = await NativeSnapshotter.open(Path(context.root))
-                context.on_close(snapshotter.close)
-                context.export("shade", context.config["shade"])
-                return snapshotter
+        async def start(context):
+            snapshotter = await NativeSnapshotter.open(Path(context.root))
+            context.on_close(snapshotter.close)
+            context.export("shade", context.config["shade"])
+            return snapshotter
 
-            REGISTRATION = Registration(
-                "io.containerd.snapshotter.v1", "extra", start, config={"shade": "dark"}
-            )
-            """
+        REGISTRATION = Registration(
+            "io.containerd.snapshotter.v1", "extra", start, config={"shade": "dark"}
         )
+        """,
     )
     config = box.config("[plugins.'io.containerd.snapshotter.v1.extra']\nshade = 'light'\n")
-    box.start(config, PYTHONPATH=f"{site}:{REPOSITORY}")
+    box.start(config, PYTHONPATH=path)
     box.wait_ready()
     extra = box.plugins()["io.containerd.snapshotter.v1.extra"]
     assert not extra.HasField("init_err")
@@ -430,30 +428,23 @@ def test_another_package_brings_a_plugin(box: Box) -> None:
 
 @pytest.mark.skipif(SHIM is None, reason="containerd's shim is not installed")
 def test_another_package_brings_a_runtime(box: Box) -> None:
-    site = box.base / "site"
-    info = site / "fast-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fast\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[supervisord.plugins]\ngood = fast:GOOD\nbad = fast:BAD"
+    path = box.package(
+        "fast",
+        "good = fast:GOOD\nbad = fast:BAD",
+        f"""
+        from supervisord.contracts.plugins import Registration
+
+        async def good(context):
+            return {SHIM!r}
+
+        async def bad(context):
+            return "/nonexistent"
+
+        GOOD = Registration("io.supervisord.shim.v1", "org.example.fast.v1", good)
+        BAD = Registration("io.supervisord.shim.v1", "org.example.bad.v1", bad)
+        """,
     )
-    (site / "fast.py").write_text(
-        textwrap.dedent(
-            f"""
-            from supervisord.contracts.plugins import Registration
-
-            async def good(context):
-                return {SHIM!r}
-
-            async def bad(context):
-                return "/nonexistent"
-
-            GOOD = Registration("io.supervisord.shim.v1", "org.example.fast.v1", good)
-            BAD = Registration("io.supervisord.shim.v1", "org.example.bad.v1", bad)
-            """
-        )
-    )
-    box.start(PYTHONPATH=f"{site}:{REPOSITORY}")
+    box.start(PYTHONPATH=path)
     box.wait_ready()
     with box.channel() as channel:
         stub = introspection_pb2_grpc.IntrospectionStub(channel)
