@@ -165,3 +165,23 @@ def test_no_exit_is_dropped(
     daemon.open()
     turn_until_taken(loop, publisher)
     assert daemon.pids == [11, 13, 15, 20, 21, 22, 23]
+
+
+def test_a_full_queue_drops_the_oldest(loop: Loop, tmp_path: Path) -> None:
+    publisher = Publisher(loop, str(tmp_path / "nobody"), "ns")
+    for _ in range(2100):
+        publisher.publish("/tasks/start", Empty())
+    loop.turn()
+    assert publisher.pending == 2048
+    silent = Publisher(loop, "", "ns")
+    silent.publish("/tasks/start", Empty())
+    assert silent.pending == 0
+
+
+def test_nobody_settles_with_a_daemon_that_is_away(loop: Loop, tmp_path: Path) -> None:
+    publisher = Publisher(loop, str(tmp_path / "nobody"), "ns")
+    loop.run_until(loop.spawn(publisher.settle(30), "settle"))  # nothing to wait for
+    publisher.publish("/tasks/delete", Empty())
+    loop.run_until(loop.spawn(publisher.settle(30), "settle"))  # the try that fails lets go of us
+    loop.run_until(loop.spawn(publisher.settle(30), "settle"))  # and the pause after it too
+    assert publisher.pending == 1
