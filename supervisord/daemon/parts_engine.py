@@ -6,15 +6,16 @@ containerd's; ``service.v1`` plugins are the engines under the names that its se
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snapshotters.plugin import ROOT_PATH_HELP, SNAPSHOTTER
+from snapshotters.registrations import SNAPSHOTTERS
 from supervisord.contracts.errors import InvalidArgument, NotFound, Unavailable
-from supervisord.contracts.plugins import PluginContext, Registration, SkipPlugin
+from supervisord.contracts.plugins import PluginContext, Registration
 
 if TYPE_CHECKING:
     from supervisord.runtime.zygote import Zygote
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONTENT = "io.containerd.content.v1"
-SNAPSHOTTER = "io.containerd.snapshotter.v1"
 METADATA = "io.containerd.metadata.v1"
 EVENT = "io.containerd.event.v1"
 GC = "io.containerd.gc.v1"
@@ -53,36 +53,6 @@ async def _content(context: PluginContext) -> Any:
     root = str(context.config["root_path"] or context.root)
     context.export("root", root)
     return root
-
-
-async def _overlayfs(context: PluginContext) -> Any:
-    from snapshotters.overlayfs import OverlaySnapshotter
-    from snapshotters.overlayfs.probe import supported
-
-    config = context.config
-    root = Path(config["root_path"] or context.root)
-    if not await asyncio.to_thread(supported):
-        raise SkipPlugin("the kernel knows no overlayfs")
-    snapshotter = await OverlaySnapshotter.open(
-        root,
-        mount_options=config["mount_options"],
-        sync_remove=config["sync_remove"],
-        upperdir_label=config["upperdir_label"],
-    )
-    context.on_close(snapshotter.close)
-    context.export("root", str(root))
-    context.capability("rebase")
-    return snapshotter
-
-
-async def _native(context: PluginContext) -> Any:
-    from snapshotters.native import NativeSnapshotter
-
-    root = context.config["root_path"] or context.root
-    snapshotter = await NativeSnapshotter.open(root)
-    context.on_close(snapshotter.close)
-    context.export("root", str(root))
-    return snapshotter
 
 
 async def _metadata(context: PluginContext) -> Any:
@@ -276,8 +246,6 @@ async def _introspection_service(context: PluginContext) -> Any:
     return context.plugins
 
 
-_ROOT_PATH = "Folder to use instead of the one below root; empty for that."
-
 REGISTRATIONS = (
     Registration(EVENT, "exchange", _exchange, required=True),
     Registration(
@@ -285,33 +253,10 @@ REGISTRATIONS = (
         "content",
         _content,
         config={"root_path": ""},
-        config_help={"root_path": _ROOT_PATH},
+        config_help={"root_path": ROOT_PATH_HELP},
         required=True,
     ),
-    Registration(
-        SNAPSHOTTER,
-        "native",
-        _native,
-        config={"root_path": ""},
-        config_help={"root_path": _ROOT_PATH},
-    ),
-    Registration(
-        SNAPSHOTTER,
-        "overlayfs",
-        _overlayfs,
-        config={
-            "root_path": "",
-            "upperdir_label": False,
-            "sync_remove": False,
-            "mount_options": [],
-        },
-        config_help={
-            "root_path": _ROOT_PATH,
-            "upperdir_label": "Whether snapshots tell their folder in a label.",
-            "sync_remove": "Whether a removed snapshot is gone from the disk when the call ends.",
-            "mount_options": "Further options of every overlay mount.",
-        },
-    ),
+    *SNAPSHOTTERS,
     Registration(
         METADATA,
         "sqlite",
