@@ -25,6 +25,7 @@ from bench import idle as _idle
 from bench.bare import bare
 from bench.client import META, PROCESS, Client, oci_spec, unique
 from bench.figures import Figure, quantile
+from bench.merging import merging
 from protos.containerd.services.containers.v1 import containers_pb2 as containers
 from protos.containerd.services.content.v1 import content_pb2 as content
 from protos.containerd.services.events.v1 import events_pb2 as events
@@ -156,6 +157,8 @@ def memory(client: Client, plan: Plan) -> Values:
         shims = {_parent(pid) for pid in pids}
         for figure, kind in ((figures.SHIM_PSS, "Pss"), (figures.SHIM_RSS, "Rss")):
             yield figure, sum(_memory(shim, kind) for shim in shims) / plan.count
+        with merging():
+            yield figures.SHIM_MERGED, sum(_memory(shim, "Pss") for shim in shims) / plan.count
 
 
 def idle(client: Client, plan: Plan) -> Values:

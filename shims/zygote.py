@@ -1,12 +1,13 @@
 """The zygote: a small warm interpreter that forks workers on request.
 
-``python -m shims.zygote FD KIND [spare]`` reads requests from the SOCK_SEQPACKET socket FD: JSON
-with ``seq`` and ``arguments``, and the worker's descriptors attached. The worker answers JSON with
-``seq`` and ``pid``; the zygote, where there is none, with ``error``, or ``lost`` where one ended
+``python -m shims.zygote FD KIND [spare] [merged]`` reads requests from the SOCK_SEQPACKET socket FD:
+JSON with ``seq`` and ``arguments``, and the worker's descriptors attached. The worker answers JSON
+with ``seq`` and ``pid``; the zygote, where there is none, with ``error``, or ``lost`` where one ended
 before it had taken its request. A worker belongs to init, because it is forked twice, and shares
 the zygote's memory until it writes to it: so everything is imported before the first fork and
 frozen out of the garbage collector's sight. Each kind has a zygote of its own, so that none carries
-what another needs. It ends when its socket closes; the workers live on.
+what another needs. With ``merged`` what workers write is offered to the kernel for merging. It ends
+when its socket closes; the workers live on.
 """
 
 # Paths stay strings: every shim would pay for pathlib with memory of its own.
@@ -54,6 +55,7 @@ _IDLE_MS = 100
 _REPLENISH = b"replenish"
 _MOST_UNCHECKED = 64
 _SPARE = "spare"
+_MERGED = "merged"
 _WORD = b"."
 
 
@@ -285,6 +287,17 @@ def adjust_oom_score() -> None:
         log.warning("oom_score_adj not set", error=error)
 
 
+def _offer_memory() -> None:
+    """Most of what a worker writes are counts that end as they began, or as those of its siblings
+    do: the kernel can keep it once, where it is told to."""
+    from supervisord.linux import merging
+
+    try:
+        merging.offer()
+    except OSError as error:
+        log.info("memory not offered for merging", error=error)
+
+
 def _nothing() -> None:
     """Where there is nothing left to do."""
 
@@ -309,6 +322,8 @@ def main() -> None:
     finish()
     gc.freeze()
     gc.disable()
+    if _MERGED in sys.argv[3:]:
+        _offer_memory()
     try:
         _answer(sock, 0, pid=os.getpid())
     except BrokenPipeError:

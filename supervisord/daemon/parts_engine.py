@@ -34,6 +34,8 @@ DIFFER = "io.containerd.differ.v1"
 SERVICE = "io.containerd.service.v1"
 TTRPC = "io.containerd.ttrpc.v1"
 
+_MERGE_WAYS = ("allow", "enable", "off")
+
 
 async def _exchange(context: PluginContext) -> Any:
     from supervisord.events.exchange import Exchange
@@ -109,12 +111,29 @@ async def _zygote(context: PluginContext) -> Any:
     from supervisord.aio.owner import TaskOwner
     from supervisord.runtime.zygote import Zygote
 
-    zygote = Zygote(spares=True)
+    merge = context.config["merge_memory"]
+    if merge not in _MERGE_WAYS:
+        raise InvalidArgument(
+            f"merge_memory: {merge!r} is not one of {', '.join(map(repr, _MERGE_WAYS))}"
+        )
+    if merge == "enable":
+        await asyncio.to_thread(_enable_merging)
+    zygote = Zygote(spares=True, merged=merge != "off")
     context.on_close(zygote.close)
     starting = TaskOwner("zygote start")
     starting.spawn(_warm(zygote), "shim")  # the first task need not wait for it, nor boot
     context.on_close(starting.close)
     return zygote
+
+
+def _enable_merging() -> None:
+    from supervisord.linux import merging
+
+    try:
+        if merging.switch_on():
+            log.info("the kernel merges same pages from now on: %s", merging.SWITCH)
+    except OSError as error:
+        log.warning("same pages are not merged: %s: %s", merging.SWITCH, error.strerror)
 
 
 async def _warm(zygote: Zygote) -> None:
@@ -291,7 +310,17 @@ REGISTRATIONS = (
         required=True,
     ),
     Registration(LEASE, "manager", _leases, (METADATA, GC)),
-    Registration(INTERNAL, "zygote", _zygote),
+    Registration(
+        INTERNAL,
+        "zygote",
+        _zygote,
+        config={"merge_memory": "allow"},
+        config_help={
+            "merge_memory": "Same memory pages of shims kept once by the kernel (KSM), a third of "
+            "their memory instead of all: allow, where /sys/kernel/mm/ksm/run says so for this "
+            "machine; enable, which says so; off, never."
+        },
+    ),
     Registration(
         RUNTIME,
         "task",

@@ -45,6 +45,7 @@ umount2 = _declare("umount2", ctypes.c_char_p, ctypes.c_int)
 prctl = _declare(
     "prctl", ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong
 )
+madvise = _declare("madvise", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 unshare = _declare("unshare", ctypes.c_int)
 syncfs = _declare("syncfs", ctypes.c_int)
 statx = _declare(

@@ -41,11 +41,18 @@ class Zygote:
     """Implements contracts.workers.ShimSpawner."""
 
     def __init__(
-        self, *, python: str = sys.executable, seconds: float = _SECONDS, spares: bool = False
+        self,
+        *,
+        python: str = sys.executable,
+        seconds: float = _SECONDS,
+        spares: bool = False,
+        merged: bool = False,
     ) -> None:
         """``seconds`` is the deadline of a spawn, a restart included. With ``spares`` a fork
-        waits to become the next shim, so there is always one process more."""
+        waits to become the next shim, so there is always one process more. With ``merged`` the
+        kernel may merge same pages of shims, see linux/merging.py."""
         self._spares = spares
+        self._merged = merged
         self._python = python
         self._seconds = seconds
         self._owner = TaskOwner("zygote")
@@ -106,12 +113,17 @@ class Zygote:
             family = self._families.get(kind)
             if family is None or family.lost:
                 try:
-                    spares = self._spares and kind == "shim"
-                    family = await _Family.start(self._python, kind, self._owner, spares=spares)
+                    family = await _Family.start(self._python, kind, self._owner, self._words(kind))
                 except OSError as error:
                     raise Unavailable(f"zygote: {self._python}: {error.strerror}") from error
                 self._families[kind] = family
             return family
+
+    def _words(self, kind: str) -> list[str]:
+        """What the zygote is told beyond its kind: ways of shims, which stay."""
+        if kind != "shim":
+            return []
+        return ["spare"] * self._spares + ["merged"] * self._merged
 
 
 class _Lost(Exception):
@@ -135,13 +147,13 @@ class _Family:
         loop.add_reader(sock.fileno(), self._receive)
 
     @classmethod
-    async def start(cls, python: str, kind: str, owner: TaskOwner, *, spares: bool) -> _Family:
+    async def start(cls, python: str, kind: str, owner: TaskOwner, words: Sequence[str]) -> _Family:
         """Starts a zygote; it answers when it is warm. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         try:
             with theirs:
-                process = await asyncio.to_thread(_launch, python, kind, theirs.fileno(), spares)
+                process = await asyncio.to_thread(_launch, python, kind, theirs.fileno(), words)
         except BaseException:
             ours.close()
             raise
@@ -264,7 +276,7 @@ def _heard(future: asyncio.Future[int]) -> None:
         future.exception()
 
 
-def _launch(python: str, kind: str, fd: int, spares: bool) -> subprocess.Popen[bytes]:
+def _launch(python: str, kind: str, fd: int, words: Sequence[str]) -> subprocess.Popen[bytes]:
     """Starts the program with our own import path, and without the site module, whose hooks cost
     memory in every worker."""
     root = str(Path(supervisord.__file__).resolve().parents[1])
@@ -272,9 +284,7 @@ def _launch(python: str, kind: str, fd: int, spares: bool) -> subprocess.Popen[b
     # Without bytecode files everything would be compiled at each start, and what the compiler
     # leaves in the heap would be in every worker.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    command = [python, "-S", "-s", "-P", "-m", "shims.zygote", str(fd), kind]
-    if spares:
-        command.append("spare")
+    command = [python, "-S", "-s", "-P", "-m", "shims.zygote", str(fd), kind, *words]
     program = _protected(python) if kind == "shim" else -1
     try:
         return subprocess.Popen(

@@ -113,6 +113,24 @@ async def test_what_cannot_be_started_is_unavailable(tmp_path: Path) -> None:
         await zygote.close()
 
 
+@pytest.mark.parametrize("merged", [True, False])
+async def test_shims_offer_their_memory_for_merging(merged: bool, tmp_path: Path) -> None:
+    zygote = Zygote(spares=True, merged=merged)
+    forks = Forks(zygote, tmp_path)
+    try:
+        for _ in range(2):  # a spare, and one that is made on request
+            pid = await forks.spawn()
+            flags = [
+                line.split()
+                for line in Path(f"/proc/{pid}/smaps").read_text().splitlines()
+                if line.startswith("VmFlags:")
+            ]
+            assert any("mg" in words for words in flags) is merged
+    finally:
+        forks.end()
+        await zygote.close()
+
+
 async def test_bad_requests(zygote: Zygote) -> None:
     with pytest.raises(InvalidArgument, match="kind: 'odd'"):
         await zygote.spawn("odd", {})
