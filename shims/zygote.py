@@ -1,13 +1,13 @@
 """The zygote: a small warm interpreter that forks workers on request.
 
-``python -m shims.zygote FD KIND [spare] [merged]`` reads requests from the SOCK_SEQPACKET socket FD:
-JSON with ``seq`` and ``arguments``, and the worker's descriptors attached. The worker answers JSON
-with ``seq`` and ``pid``; the zygote, where there is none, with ``error``, or ``lost`` where one ended
-before it had taken its request. A worker belongs to init, because it is forked twice, and shares
-the zygote's memory until it writes to it: so everything is imported before the first fork and
-frozen out of the garbage collector's sight. Each kind has a zygote of its own, so that none carries
-what another needs. With ``merged`` what workers write is offered to the kernel for merging. It ends
-when its socket closes; the workers live on.
+``python -m shims.zygote FD KIND [spare] [merged]`` reads requests from the SOCK_SEQPACKET socket
+FD: JSON with ``seq`` and ``arguments``, and the worker's descriptors attached. The worker answers
+JSON with ``seq`` and ``pid``; the zygote, where there is none, with ``error``, or ``lost`` where
+one ended before it had taken its request. A worker belongs to init, because it is forked twice, and
+shares the zygote's memory until it writes to it: so everything is imported before the first fork
+and frozen out of the garbage collector's sight. Each kind has a zygote of its own, so that none
+carries what another needs. With ``merged`` what workers write is offered to the kernel for merging.
+It ends when its socket closes; the workers live on.
 """
 
 # Paths stay strings: every shim would pay for pathlib with memory of its own.

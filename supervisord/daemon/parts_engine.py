@@ -6,6 +6,7 @@ containerd's; ``service.v1`` plugins are the engines under the names that its se
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Mapping
