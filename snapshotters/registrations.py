@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from supervisord.contracts.plugins import Registration
 
+from .btrfs.plugin import BTRFS
 from .native.plugin import NATIVE
 from .overlayfs.plugin import OVERLAYFS
 
-SNAPSHOTTERS: tuple[Registration, ...] = (NATIVE, OVERLAYFS)
+SNAPSHOTTERS: tuple[Registration, ...] = (BTRFS, NATIVE, OVERLAYFS)

@@ -56,6 +56,15 @@ setns = _declare("setns", ctypes.c_int, ctypes.c_int)
 setrlimit = _declare("setrlimit", ctypes.c_int, ctypes.c_void_p)
 capset = _declare("capset", ctypes.c_char_p, ctypes.c_char_p)
 
+_ioctl = _declare("ioctl", ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
+
+
+def ioctl(fd: int, request: int, arguments: bytearray) -> int:
+    """A control call on a structure, which it may change. ``fcntl.ioctl`` keeps all other threads
+    waiting where that has more than 1 KiB."""
+    return _ioctl(fd, request, (ctypes.c_char * len(arguments)).from_buffer(arguments))
+
+
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 

@@ -1,0 +1,32 @@
+"""File systems of their own for tests: a sparse file, formatted and mounted by a loop device that
+goes with the mount."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from supervisord.linux.mount import unmount_all
+
+
+@contextmanager
+def disk(folder: Path, kind: str, *options: str, size: int = 256 << 20) -> Iterator[Path]:
+    """A file system of ``kind`` with ``size`` bytes, mounted below ``folder``, which is made."""
+    image, target = folder / f"{kind}.img", folder / kind
+    target.mkdir(parents=True)
+    with open(image, "wb") as out:
+        out.truncate(size)
+    command([f"mkfs.{kind}", "-q", *options, str(image)])
+    command(["mount", "-t", kind, "-o", "loop", str(image), str(target)])
+    try:
+        yield target
+    finally:
+        unmount_all(str(target))
+        image.unlink()
+
+
+def command(words: list[str]) -> None:
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert not done.returncode, f"{words}: {done.stderr.decode(errors='replace')}"
