@@ -121,7 +121,7 @@ class DirectorySnapshotter(ABC):
 
     async def remove(self, key: str) -> None:
         self._check_open()
-        row = await self._database.write(partial(self._remove_row, key=key))
+        row = await self._database.write(partial(self._remove_row, key=key), freeing=True)
         removal = self._owner.spawn(self._remove_tree(str(row.id)), f"remove {row.id}")
         if self._sync_remove:
             await asyncio.shield(removal)

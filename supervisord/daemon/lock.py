@@ -5,9 +5,12 @@ The kernel drops the lock when the holder dies, however it dies, so there is not
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
+
+_WIDTH = 10  # of a pid: the file keeps its size, so that it needs no room when the disk is full
 
 
 class RootTaken(Exception):
@@ -38,13 +41,12 @@ class RootLock:
         except BaseException:
             os.close(fd)
             raise
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without the pid, too
+            os.pwrite(fd, f"{os.getpid():<{_WIDTH}}\n".encode(), 0)
         self._fd = fd
 
     def drop(self) -> None:
         """The file stays: removing it would let two daemons hold two files of one name."""
         if self._fd >= 0:
-            os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = -1

@@ -9,8 +9,8 @@ A closure touches nothing but its connection: when a shared commit fails for lac
 is run again alone, so that one large write does not fail the small ones beside it. A cancelled
 waiter means "perhaps committed": the closure runs all the same.
 
-A full disk must not forbid deleting. A file of ``RESERVE`` bytes beside the database is given up
-for writes that say they free something, and laid down again when there is room.
+A full disk must not forbid deleting. Files beside the database (``reserve``) are given up for
+writes that say they free something, and for the start, and laid down again when there is room.
 
 Checkpoints (moving the log into the database file) take long, but need not hold up a write: they
 run in a thread and on a connection of their own, after a number of commits, and after fewer when
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import queue
 import sqlite3
 import threading
@@ -30,14 +29,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from supervisord.contracts.errors import DataLoss, ResourceExhausted, Unavailable
+from supervisord.contracts.errors import Unavailable
 
+from . import faults
+from .backup import copied_before, pinned
 from .migrations import Migration, NewerDatabase, migrate
+from .reserve import Reserve
 
 T = TypeVar("T")
-
-RESERVE = 2 << 20
-"""Bytes kept for deletes on a full disk."""
 
 _BATCH = 256
 _BUSY_MS = 5000
@@ -45,7 +44,6 @@ _CHECKPOINT_COMMITS = 512
 _CHECKPOINT_IDLE_COMMITS = 64
 _IDLE_SECONDS = 1.0
 _AUTOCHECKPOINT_PAGES = 8192
-_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 
 
 @dataclass(slots=True)
@@ -69,6 +67,7 @@ def _connect(path: str, *, read_only: bool) -> sqlite3.Connection:
     try:
         connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA temp_store = MEMORY")  # a full disk must not forbid to sort
         if read_only:
             connection.execute("PRAGMA query_only = ON")
         else:
@@ -83,20 +82,32 @@ def _connect(path: str, *, read_only: bool) -> sqlite3.Connection:
 
 def _prepared(path: str, migrations: Sequence[Migration]) -> sqlite3.Connection:
     """The writer's connection with all migrations taken; errors name the file."""
+    connection = _connect(path, read_only=False)
     try:
-        connection = _connect(path, read_only=False)
-        try:
-            migrate(connection, migrations)
-        except BaseException:
-            connection.close()
-            raise
+        # Also with nothing to migrate: what cannot be read or written is to be known now.
+        copied_before(connection, Path(path), len(migrations))
+        migrate(connection, migrations)
     except NewerDatabase as error:
+        connection.close()
         raise NewerDatabase(f"{path}: {error}") from error
-    except sqlite3.DatabaseError as error:
-        if _code(error) not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            raise
-        raise DataLoss(f"{path}: {error}") from error
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def _opened(path: str, migrations: Sequence[Migration], reserve: Reserve) -> sqlite3.Connection:
+    """Gives up the reserve where the log cannot be laid down without."""
+    try:
+        try:
+            return _prepared(path, migrations)
+        except sqlite3.Error as error:
+            if not faults.is_full(error, path) or not reserve.give_up():
+                raise
+        return _prepared(path, migrations)
+    except sqlite3.DatabaseError as error:
+        faults.tell(error, path)
+        raise
 
 
 class Database:
@@ -104,9 +115,9 @@ class Database:
 
     def __init__(self, path: str | Path, migrations: Sequence[Migration]) -> None:
         self.path = str(path)
-        self._reserve = Path(f"{self.path}.reserve")
-        self._writer_connection = _prepared(self.path, migrations)
-        self._has_reserve = _lay_reserve(self._reserve)
+        self._reserve = Reserve(self.path)
+        self._writer_connection = _opened(self.path, migrations, self._reserve)
+        self._reserve.lay()
         self._readers = threading.local()
         self._all_readers: list[sqlite3.Connection] = []
         self._guard = threading.Lock()
@@ -123,6 +134,7 @@ class Database:
         """Opens or makes the database and takes the migrations that are missing.
 
         Raises migrations.NewerDatabase, DataLoss for a file that is damaged or no database,
+        ResourceExhausted on a full disk, FailedPrecondition where nothing can be written,
         sqlite3.OperationalError for one that cannot be opened."""
         return await asyncio.to_thread(cls, path, migrations)
 
@@ -131,7 +143,8 @@ class Database:
         ``freeing`` marks a write that lets something be deleted.
 
         Raises whatever ``work`` raises (its changes undone), ResourceExhausted on a full disk,
-        Unavailable once closed."""
+        FailedPrecondition on a read-only one, Unknown on one that fails, DataLoss, Unavailable
+        once closed."""
         if self._closed:
             raise Unavailable(f"the database {self.path} is closed")
         loop = asyncio.get_running_loop()
@@ -143,11 +156,22 @@ class Database:
         """Runs ``work`` on this thread's read-only connection. It sees all that was committed,
         and never waits for the writer. Keep it short on the event loop.
 
-        Raises Unavailable once closed."""
-        connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)
-        if connection is None or self._closed:
-            connection = self._new_reader()
-        return work(connection)
+        Raises DataLoss, Unknown on a disk that fails, Unavailable once closed."""
+        try:
+            connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)
+            if connection is None or self._closed:
+                connection = self._new_reader()
+            return work(connection)
+        except sqlite3.Error as error:
+            faults.tell(error, self.path)
+            raise
+
+    async def pinned(self, others: Iterable[Path] = ()) -> Sequence[sqlite3.Connection]:
+        """Connections to this database and to ``others``, each of which goes on seeing what is
+        committed there now, for as long as it is open: at one moment of this database's writer.
+        The caller closes them. Raises as ``write`` does."""
+        paths = [Path(self.path), *others]
+        return await self.write(lambda _: pinned(paths), freeing=True)
 
     async def close(self) -> None:
         """Commits what is waiting, then closes all connections."""
@@ -208,20 +232,17 @@ class Database:
         failure = self._transaction(jobs)
         if failure is None:
             return
-        full = isinstance(failure, sqlite3.Error) and _code(failure) in _FULL
-        if full and len(jobs) > 1:
+        if faults.is_disk(failure) and len(jobs) > 1:
             for job in jobs:
                 self._run([job])
             return
-        if full and jobs[0].freeing and self._has_reserve:
-            self._has_reserve = False
-            self._reserve.unlink(missing_ok=True)
+        if jobs[0].freeing and faults.is_full(failure, self.path) and self._reserve.give_up():
             failure = self._transaction(jobs)
+            self._reserve.lay()
             if failure is None:
-                self._has_reserve = _lay_reserve(self._reserve)
                 return
         for job in jobs:
-            job.value, job.failure = None, _translated(failure)
+            job.value, job.failure = None, faults.translated(failure, self.path)
 
     def _transaction(self, jobs: list[_Job]) -> BaseException | None:
         """Runs the jobs and commits; answers what kept it from committing."""
@@ -238,19 +259,19 @@ class Database:
             return error
         return None
 
-    @staticmethod
-    def _one(connection: sqlite3.Connection, job: _Job) -> None:
+    def _one(self, connection: sqlite3.Connection, job: _Job) -> None:
         job.failure = None
         connection.execute("SAVEPOINT job")
         try:
             job.value = job.work(connection)
         except Exception as error:
             # A full disk or an I/O error concerns the whole transaction, ended or not.
-            if not connection.in_transaction or _code(error) in _FULL:
+            if not connection.in_transaction or faults.is_disk(error):
                 raise
             connection.execute("ROLLBACK TO job")
             connection.execute("RELEASE job")
-            job.value, job.failure = None, error
+            job.value = None
+            job.failure = faults.translated(error, self.path) if faults.is_damage(error) else error
             return
         connection.execute("RELEASE job")
 
@@ -258,8 +279,8 @@ class Database:
         """False while an earlier one is still running."""
         if self._checkpointer is not None and self._checkpointer.is_alive():
             return False
-        if not self._has_reserve:
-            self._has_reserve = _lay_reserve(self._reserve)
+        if not self._reserve.is_whole:
+            self._reserve.lay()
         self._checkpointer = threading.Thread(
             target=_checkpoint, args=(self.path,), name=f"sqlite-checkpoint:{Path(self.path).name}"
         )
@@ -275,30 +296,6 @@ def _checkpoint(path: str) -> None:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         finally:
             connection.close()
-
-
-def _lay_reserve(path: Path) -> bool:
-    """Whether the reserve is there, made now if need be."""
-    try:
-        with path.open("ab") as file:
-            missing = RESERVE - os.fstat(file.fileno()).st_size
-            if missing > 0:
-                os.posix_fallocate(file.fileno(), 0, RESERVE)
-    except OSError:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-        return False
-    return True
-
-
-def _code(error: BaseException) -> int:
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
-
-
-def _translated(error: BaseException) -> BaseException:
-    if _code(error) == sqlite3.SQLITE_FULL:
-        return ResourceExhausted("metadata: no space left on the disk")
-    return error
 
 
 def _deliver(jobs: Iterable[_Job]) -> None:

@@ -14,7 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from supervisord.contracts.errors import DataLoss, NotFound, ResourceExhausted, Unavailable
+from supervisord.contracts.errors import (
+    DataLoss,
+    FailedPrecondition,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from supervisord.sqlite.database import Database
 from supervisord.sqlite.migrations import NewerDatabase
 
@@ -36,7 +42,7 @@ async def test_writes_are_read_back(database: Database) -> None:
     key = await database.write(lambda c: c.execute("INSERT INTO t (v) VALUES (1)").lastrowid)
     assert key == 1
     assert _count(database) == 1
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+    with pytest.raises(FailedPrecondition, match="readonly"):
         database.read(lambda c: c.execute("DELETE FROM t"))
 
 
@@ -179,7 +185,7 @@ async def test_migrations_are_taken_once(tmp_path: Path) -> None:
 async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     file = tmp_path / "db"
     file.write_bytes(b"not a database" * 100)
-    with pytest.raises(DataLoss, match=f"^{file}: file is not a database$"):
+    with pytest.raises(DataLoss, match=f"^{file}: file is not a database: stop the daemon and run"):
         await Database.open(file, TABLE)
     assert file.read_bytes() == b"not a database" * 100
 
