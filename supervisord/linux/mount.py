@@ -2,7 +2,7 @@
 
 ``mount_all`` mounts a list on one target and leaves nothing when it fails; ``unmount_all`` takes
 away all that is stacked on a path. Overlay mounts with more layers than fit in one page of
-options go through the kernel's newer interface, or through relative paths. Blocking.
+options, and all whose ids are mapped, are those of ``overlay_mount`` and ``idmap``. Blocking.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import ctypes
 import errno
 import os
 import struct
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,13 +32,6 @@ _ATTR_MOUNT_ROOT = 0x2000
 _RESOLVE_IN_ROOT = 0x10
 _BUSY_TRIES = 10
 _BUSY_PAUSE = 0.02
-
-_FSCONFIG_SET_FLAG = 0
-_FSCONFIG_SET_STRING = 1
-_FSCONFIG_CMD_CREATE = 6
-_MOVE_MOUNT_F_EMPTY_PATH = 0x4
-_ATTRS = {opts.RDONLY: 1, opts.NOSUID: 2, opts.NODEV: 4, opts.NOEXEC: 8, opts.NOATIME: 0x10}
-_CLONE_FS = 0x200
 
 
 class MountSpec(Protocol):
@@ -82,8 +74,11 @@ def mount_one(mount: MountSpec, target: str) -> None:
     mounted_here = False
     try:
         flags = options.flags & ~opts.PROPAGATION
-        data = ",".join(options.data)
-        if not options.flags & opts.REMOUNT or data:
+        if options.uidmap or options.gidmap:
+            flags = 0
+            _mount_mapped(mount, target, options)
+            mounted_here = True
+        elif not options.flags & opts.REMOUNT or options.data:
             _mount(mount.type, mount.source, target, flags, options.data)
             mounted_here = True
         if options.flags & opts.PROPAGATION:
@@ -185,88 +180,34 @@ def _inside(root: str, path: str) -> str:
 
 
 def _mount(type: str, source: str, target: str, flags: int, data: Sequence[str]) -> None:
-    joined = ",".join(data)
-    if len(os.fsencode(joined)) < _PAGE - _ROOM:
-        _mount2(type, source, target, flags, joined)
+    joined = os.fsencode(",".join(data))
+    if len(joined) < _PAGE - _ROOM:
+        syscalls.mount(
+            os.fsencode(source), os.fsencode(target), type.encode(), flags, joined or None
+        )
         return
     if type != "overlay":
         raise InvalidArgument(f"mount: the options of {type!r} are longer than a page")
-    try:
-        _mount_by_fsconfig(source, target, flags, data)
-    except OSError:  # no such interface, or a path of more than 255 bytes
-        _mount_compacted(source, target, flags, data)
+    from . import overlay_mount  # what few mounts need is not in every shim
+
+    overlay_mount.mount_long(source, target, flags, data)
 
 
-def _mount2(type: str, source: str, target: str, flags: int, data: str) -> None:
-    syscalls.mount(
-        os.fsencode(source), os.fsencode(target), type.encode(), flags, os.fsencode(data) or None
-    )
+def _mount_mapped(mount: MountSpec, target: str, options: opts.Options) -> None:
+    from . import idmap
 
+    flags = options.flags & ~opts.PROPAGATION
+    with idmap.user_namespace(options.uidmap, options.gidmap) as userns:
+        if mount.type == "overlay":
+            from . import overlay_mount
 
-def _mount_by_fsconfig(source: str, target: str, flags: int, data: Sequence[str]) -> None:
-    """An overlay mount with one configuration call per layer (``lowerdir+``, Linux 6.7)."""
-    context = syscalls.syscall(syscalls.SYS_FSOPEN, b"overlay\0", 1)
-    try:
-        _configure(context, "source", source)
-        for option in data:
-            key, has_value, value = option.partition("=")
-            if key == "lowerdir":
-                for folder in opts.split_lowerdir(value):
-                    _configure(context, "lowerdir+", folder)
-            elif has_value:
-                _configure(context, key, value)
-            else:
-                raw = os.fsencode(key) + b"\0"
-                syscalls.syscall(syscalls.SYS_FSCONFIG, context, _FSCONFIG_SET_FLAG, raw, None, 0)
-        syscalls.syscall(syscalls.SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
-        attributes = sum(bit for flag, bit in _ATTRS.items() if flags & flag)
-        made = syscalls.syscall(syscalls.SYS_FSMOUNT, context, 1, attributes)
-    finally:
-        os.close(context)
-    try:
-        raw = os.fsencode(target) + b"\0"
-        syscalls.syscall(
-            syscalls.SYS_MOVE_MOUNT, made, b"\0", _AT_FDCWD, raw, _MOVE_MOUNT_F_EMPTY_PATH
-        )
-    finally:
-        os.close(made)
-
-
-def _configure(context: int, key: str, value: str) -> None:
-    syscalls.syscall(
-        syscalls.SYS_FSCONFIG,
-        context,
-        _FSCONFIG_SET_STRING,
-        os.fsencode(key) + b"\0",
-        os.fsencode(value) + b"\0",
-        0,
-    )
-
-
-def _mount_compacted(source: str, target: str, flags: int, data: Sequence[str]) -> None:
-    """The lower folders relative to the folder that holds them all, from a thread that has a
-    working folder of its own."""
-    lower = next((o.removeprefix("lowerdir=") for o in data if o.startswith("lowerdir=")), "")
-    folders = opts.split_lowerdir(lower)
-    base = opts.common_folder(folders)
-    short = ":".join(opts.escape_colon(os.path.relpath(f, base)) for f in folders) if base else ""
-    options = [f"lowerdir={short}" if o.startswith("lowerdir=") else o for o in data]
-    joined = ",".join(options)
-    if not base or len(os.fsencode(joined)) >= _PAGE:
-        raise InvalidArgument(f"mount: {len(folders)} overlay layers need more than a page")
-    failure: list[OSError | Error] = []
-
-    def work() -> None:
-        try:
-            syscalls.unshare(_CLONE_FS)
-            os.chdir(base)
-            _mount2("overlay", source, absolute, flags, joined)
-        except OSError as error:
-            failure.append(error)
-
-    absolute = str(Path.cwd() / target)
-    thread = threading.Thread(target=work, name="mount")
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
+            overlay_mount.mount_mapped(mount.source, target, flags, options.data, userns)
+        elif flags & opts.BIND:
+            idmap.bind(mount.source, target, flags, userns)
+        else:
+            _mount(mount.type, mount.source, target, flags, options.data)
+            try:
+                idmap.bind(target, target, flags, userns)
+            except BaseException:
+                _detach(target)
+                raise

@@ -78,33 +78,40 @@ _UNESCAPED_COLON = re.compile(r"(?<!\\):")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Flags of mount(2) and the data of the filesystem, in order."""
+    """Flags of mount(2), the data of the filesystem, in order, and how ids are mapped ("" where
+    they are not; see ``linux.idmap``)."""
 
     flags: int
     data: tuple[str, ...]
+    uidmap: str = ""
+    gidmap: str = ""
 
 
 def parse(options: Sequence[str]) -> Options:
     """Takes options apart; later ones win.
 
     Raises InvalidArgument for an option that only containerd's own mount manager understands or
-    that has a zero byte, Unimplemented for ``loop`` and id-mapped mounts."""
+    that has a zero byte, Unimplemented for ``loop``."""
     flags = 0
     data: list[str] = []
+    maps = {"uidmap": "", "gidmap": ""}
     for option in options:
         if "\0" in option:
             raise InvalidArgument("mount: an option must not have a zero byte")
         if option.startswith("X-containerd."):
             raise InvalidArgument(f"mount: option {option!r} is not one of a plain mount")
-        if option == "loop" or option.startswith(("uidmap=", "gidmap=")):
+        if option == "loop":
             raise Unimplemented(f"mount: option {option!r} is not supported")
-        if option in _SET:
+        key, _, value = option.partition("=")
+        if key in maps and value:
+            maps[key] = value
+        elif option in _SET:
             flags |= _SET[option]
         elif option in _CLEAR:
             flags &= ~_CLEAR[option]
         elif option:
             data.append(option)
-    return Options(flags, tuple(data))
+    return Options(flags, tuple(data), **maps)
 
 
 def split_lowerdir(value: str) -> list[str]:

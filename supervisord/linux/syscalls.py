@@ -19,6 +19,7 @@ SYS_FSMOUNT = 432
 SYS_MOVE_MOUNT = 429
 SYS_MOUNT_SETATTR = 442
 SYS_OPEN_TREE = 428
+SYS_CLONE3 = 435
 """Numbers of calls that the C library has no function for; since Linux 5.0 they are the same on
 every architecture."""
 

@@ -12,7 +12,7 @@ import pytest
 
 from supervisord.contracts.errors import Error, InvalidArgument, Unknown
 from supervisord.contracts.snapshots import Mount
-from supervisord.linux import mount, syscalls
+from supervisord.linux import mount, overlay_mount, syscalls
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
@@ -68,7 +68,7 @@ def test_more_layers_than_fit_in_a_page(tmp_path: Path, target: Path) -> None:
     if tuple(int(part) for part in os.uname().release.split(".")[:2]) < (6, 7):
         pytest.skip("this kernel has no lowerdir+")
     base = deep(tmp_path)
-    with mock.patch.object(mount, "_mount_compacted", side_effect=AssertionError):
+    with mock.patch.object(overlay_mount, "_compacted", side_effect=AssertionError):
         mount.mount_all([overlay(base, 100)], str(target))
     check_100_layers(target)
     assert (base / "up" / "new").exists()
@@ -77,7 +77,7 @@ def test_more_layers_than_fit_in_a_page(tmp_path: Path, target: Path) -> None:
 def test_the_same_on_an_older_kernel(tmp_path: Path, target: Path) -> None:
     where = os.getcwd()
     base = deep(tmp_path)
-    with mock.patch.object(mount, "_mount_by_fsconfig", side_effect=OSError(38, "no such call")):
+    with mock.patch.object(overlay_mount, "_by_fsconfig", side_effect=OSError(38, "no such call")):
         mount.mount_all([overlay(base, 100)], str(target))
     check_100_layers(target)
     assert os.getcwd() == where
@@ -86,7 +86,7 @@ def test_the_same_on_an_older_kernel(tmp_path: Path, target: Path) -> None:
 def test_too_many_layers_for_an_older_kernel(tmp_path: Path, target: Path) -> None:
     base = deep(tmp_path)
     with (
-        mock.patch.object(mount, "_mount_by_fsconfig", side_effect=OSError(38, "no such call")),
+        mock.patch.object(overlay_mount, "_by_fsconfig", side_effect=OSError(38, "no such call")),
         pytest.raises(InvalidArgument, match="600 overlay layers"),
     ):
         mount.mount_all([overlay(base, 600)], str(target))

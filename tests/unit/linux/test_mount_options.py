@@ -30,7 +30,6 @@ def test_flags_and_data(options: list[str], flags: int, data: tuple[str, ...]) -
     ("option", "kind"),
     [
         ("loop", Unimplemented),
-        ("uidmap=0:1:2", Unimplemented),
         ("X-containerd.mkfs", InvalidArgument),
         ("mode=\0", InvalidArgument),
     ],
