@@ -19,6 +19,7 @@ from snapshotters.base import DirectorySnapshotter, disk_error
 from supervisord.aio.locks import KeyedLock
 from supervisord.contracts.errors import FailedPrecondition
 from supervisord.contracts.snapshots import Kind, Mount
+from supervisord.linux.spread import spread
 from supervisord.sqlite.database import Database
 
 from .copy import copy_tree
@@ -119,3 +120,4 @@ def _fill(target: str, source: str | None) -> None:
 def _make_root(root: Path) -> None:
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     (root / "snapshots").mkdir(mode=0o700, exist_ok=True)
+    spread(f"{root}/snapshots")

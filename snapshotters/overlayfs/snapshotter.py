@@ -24,6 +24,7 @@ from snapshotters import index
 from snapshotters.base import DirectorySnapshotter, disk_error, with_label
 from supervisord.contracts.errors import InvalidArgument
 from supervisord.contracts.snapshots import Info, Kind, Mount
+from supervisord.linux.spread import spread
 from supervisord.sqlite.database import Database
 
 from .idmap import GID_LABEL, UID_LABEL, root_owner
@@ -214,4 +215,5 @@ def _mkdir(path: str, mode: int) -> None:
 def _make_root(root: Path, mount_options: tuple[str, ...]) -> tuple[str, ...]:
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     (root / "snapshots").mkdir(mode=0o700, exist_ok=True)
+    spread(f"{root}/snapshots")
     return (*mount_options, *overlay_options(str(root), mount_options))

@@ -1,0 +1,36 @@
+"""Asks a file system to spread the folders of a folder over the disk.
+
+ext4 then takes each for the top of a tree of its own (``chattr +T``, the file attribute
+FS_TOPDIR_FL of ``linux/fs.h``) and looks for an emptier group of inodes for it. See
+docs/decisions/0031 for what that is worth.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+
+_GETFLAGS = 0x80086601
+_SETFLAGS = 0x40086602
+_TOPDIR = 0x00020000
+_UNABLE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.EPERM, errno.EACCES, errno.EROFS)
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def spread(path: str) -> bool:
+    """Answers whether the file system of the folder ``path`` knows the wish and we may utter it;
+    it is only ever a hint. Raises OSError."""
+    fd = os.open(path, _FOLDER)
+    try:
+        (flags,) = struct.unpack("=I", fcntl.ioctl(fd, _GETFLAGS, bytes(4)))
+        if not flags & _TOPDIR:
+            fcntl.ioctl(fd, _SETFLAGS, struct.pack("=I", flags | _TOPDIR))
+    except OSError as error:
+        if error.errno in _UNABLE:
+            return False
+        raise
+    finally:
+        os.close(fd)
+    return True
