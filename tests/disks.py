@@ -30,3 +30,15 @@ def disk(folder: Path, kind: str, *options: str, size: int = 256 << 20) -> Itera
 def command(words: list[str]) -> None:
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     assert not done.returncode, f"{words}: {done.stderr.decode(errors='replace')}"
+
+
+def devices_of(image: Path) -> list[str]:
+    """The loop devices over a file, by their names in /dev."""
+    found = []
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            if backing.read_text().rstrip("\n") == str(image):
+                found.append(backing.parent.parent.name)
+        except OSError:  # it was cleared meanwhile
+            continue
+    return found

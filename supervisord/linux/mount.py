@@ -79,7 +79,7 @@ def mount_one(mount: MountSpec, target: str) -> None:
             _mount_mapped(mount, target, options)
             mounted_here = True
         elif not options.flags & opts.REMOUNT or options.data:
-            _mount(mount.type, mount.source, target, flags, options.data)
+            _mount_source(mount, target, flags, options)
             mounted_here = True
         if options.flags & opts.PROPAGATION:
             kept = options.flags & (opts.PROPAGATION | opts.REC | opts.SILENT)
@@ -193,6 +193,15 @@ def _mount(type: str, source: str, target: str, flags: int, data: Sequence[str])
     overlay_mount.mount_long(source, target, flags, data)
 
 
+def _mount_source(mount: MountSpec, target: str, flags: int, options: opts.Options) -> None:
+    if options.loop:
+        from . import file_mount
+
+        file_mount.mount_file(mount.type, mount.source, target, flags, options, _mount)
+    else:
+        _mount(mount.type, mount.source, target, flags, options.data)
+
+
 def _mount_mapped(mount: MountSpec, target: str, options: opts.Options) -> None:
     from . import idmap
 
@@ -205,7 +214,7 @@ def _mount_mapped(mount: MountSpec, target: str, options: opts.Options) -> None:
         elif flags & opts.BIND:
             idmap.bind(mount.source, target, flags, userns)
         else:
-            _mount(mount.type, mount.source, target, flags, options.data)
+            _mount_source(mount, target, flags, options)
             try:
                 idmap.bind(target, target, flags, userns)
             except BaseException:

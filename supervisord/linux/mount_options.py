@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from supervisord.contracts.errors import InvalidArgument, Unimplemented
+from supervisord.contracts.errors import InvalidArgument
 
 RDONLY = 0x1
 NOSUID = 0x2
@@ -73,26 +73,31 @@ _CLEAR = {
     "rw": RDONLY,
     "suid": NOSUID,
 }
+_DIRECT = "direct-io"
 _UNESCAPED_COLON = re.compile(r"(?<!\\):")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Flags of mount(2), the data of the filesystem, in order, and how ids are mapped ("" where
-    they are not; see ``linux.idmap``)."""
+    """Flags of mount(2), the data of the filesystem, in order, how ids are mapped ("" where
+    they are not; see ``linux.idmap``), and whether the source is a file to be mounted by a loop
+    device, with direct I/O if so asked."""
 
     flags: int
     data: tuple[str, ...]
     uidmap: str = ""
     gidmap: str = ""
+    loop: bool = False
+    direct: bool = False
 
 
 def parse(options: Sequence[str]) -> Options:
     """Takes options apart; later ones win.
 
     Raises InvalidArgument for an option that only containerd's own mount manager understands or
-    that has a zero byte, Unimplemented for ``loop``."""
+    that has a zero byte."""
     flags = 0
+    loop = False
     data: list[str] = []
     maps = {"uidmap": "", "gidmap": ""}
     for option in options:
@@ -100,10 +105,10 @@ def parse(options: Sequence[str]) -> Options:
             raise InvalidArgument("mount: an option must not have a zero byte")
         if option.startswith("X-containerd."):
             raise InvalidArgument(f"mount: option {option!r} is not one of a plain mount")
-        if option == "loop":
-            raise Unimplemented(f"mount: option {option!r} is not supported")
         key, _, value = option.partition("=")
-        if key in maps and value:
+        if option == "loop":
+            loop = True
+        elif key in maps and value:
             maps[key] = value
         elif option in _SET:
             flags |= _SET[option]
@@ -111,7 +116,10 @@ def parse(options: Sequence[str]) -> Options:
             flags &= ~_CLEAR[option]
         elif option:
             data.append(option)
-    return Options(flags, tuple(data), **maps)
+    direct = loop and _DIRECT in data
+    if direct:
+        data.remove(_DIRECT)
+    return Options(flags, tuple(data), **maps, loop=loop, direct=direct)
 
 
 def split_lowerdir(value: str) -> list[str]:

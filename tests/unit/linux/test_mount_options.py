@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from supervisord.contracts.errors import InvalidArgument, Unimplemented
+from supervisord.contracts.errors import InvalidArgument
 from supervisord.linux import mount_options as opts
 
 
@@ -26,10 +26,15 @@ def test_flags_and_data(options: list[str], flags: int, data: tuple[str, ...]) -
     assert opts.parse(options) == opts.Options(flags, data)
 
 
+def test_files_by_loop_devices() -> None:
+    found = opts.parse(["ro", "loop", "direct-io", "noload"])
+    assert found == opts.Options(opts.RDONLY, ("noload",), loop=True, direct=True)
+    assert opts.parse(["direct-io"]) == opts.Options(0, ("direct-io",))
+
+
 @pytest.mark.parametrize(
     ("option", "kind"),
     [
-        ("loop", Unimplemented),
         ("X-containerd.mkfs", InvalidArgument),
         ("mode=\0", InvalidArgument),
     ],
