@@ -61,6 +61,10 @@ class DirectorySnapshotter(ABC):
     def _mounts(self, chain: index.Chain) -> Sequence[Mount]:
         """How an active or view snapshot is mounted."""
 
+    async def _described(self, chain: index.Chain) -> Sequence[Mount]:
+        """The same, for those who must ask the disk for it, in a thread."""
+        return self._mounts(chain)
+
     @abstractmethod
     async def _create(
         self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]
@@ -89,17 +93,17 @@ class DirectorySnapshotter(ABC):
         return await self._measure(row)
 
     async def mounts(self, key: str) -> Sequence[Mount]:
-        return self._mounts(self._database.read(partial(index.chain, name=key)))
+        return await self._described(self._database.read(partial(index.chain, name=key)))
 
     async def prepare(self, key: str, parent: str, labels: Mapping[str, str]) -> Sequence[Mount]:
         self._check_open()
         work = self._create(Kind.ACTIVE, key, parent, labels)
-        return self._mounts(await self._owner.shielded(work, "prepare"))
+        return await self._described(await self._owner.shielded(work, "prepare"))
 
     async def view(self, key: str, parent: str, labels: Mapping[str, str]) -> Sequence[Mount]:
         self._check_open()
         work = self._create(Kind.VIEW, key, parent, labels)
-        return self._mounts(await self._owner.shielded(work, "view"))
+        return await self._described(await self._owner.shielded(work, "view"))
 
     async def commit(
         self, name: str, key: str, labels: Mapping[str, str], parent: str = ""

@@ -80,19 +80,6 @@ class BtrfsSnapshotter(DirectorySnapshotter):
 
     # The contract --------------------------------------------------------------------------
 
-    async def mounts(self, key: str) -> Sequence[Mount]:
-        return await self._mount(self._database.read(partial(index.chain, name=key)))
-
-    async def prepare(self, key: str, parent: str, labels: Mapping[str, str]) -> Sequence[Mount]:
-        self._check_open()
-        work = self._create(Kind.ACTIVE, key, parent, labels)
-        return await self._mount(await self._owner.shielded(work, "prepare"))
-
-    async def view(self, key: str, parent: str, labels: Mapping[str, str]) -> Sequence[Mount]:
-        self._check_open()
-        work = self._create(Kind.VIEW, key, parent, labels)
-        return await self._mount(await self._owner.shielded(work, "view"))
-
     async def commit(
         self, name: str, key: str, labels: Mapping[str, str], parent: str = ""
     ) -> None:
@@ -218,7 +205,7 @@ class BtrfsSnapshotter(DirectorySnapshotter):
 
     # Mounts --------------------------------------------------------------------------------
 
-    async def _mount(self, chain: index.Chain) -> Sequence[Mount]:
+    async def _described(self, chain: index.Chain) -> Sequence[Mount]:
         try:
             return await asyncio.to_thread(self._mounts, chain)
         except OSError as error:
