@@ -16,6 +16,7 @@ MAX_IDENTIFIER = 76
 MAX_LABEL = 4096
 MAX_REF = 4096
 
+_SHOWN = 150
 _IDENTIFIER = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*\Z")
 _DIGEST = re.compile(r"(?P<algorithm>[a-z0-9]+(?:[.+_-][a-z0-9]+)*):(?P<hex>[A-Za-z0-9=_-]+)\Z")
 _TYPE_NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
@@ -58,24 +59,31 @@ def check_digest(value: str, field: str = "digest") -> str:
     """``value`` if it is ``algorithm:hex`` with sha256, sha384 or sha512 in lower-case hex."""
     match = _DIGEST.match(value)
     if match is None:
-        raise InvalidArgument(f"{field}: {value!r} is not a digest of the form algorithm:hex")
+        raise InvalidArgument(f"{field}: {_shown(value)} is not a digest of the form algorithm:hex")
     length = _HEX_LENGTH.get(match["algorithm"])
     if length is None:
         raise InvalidArgument(
-            f"{field}: digest algorithm {match['algorithm']!r} is not one of "
+            f"{field}: digest algorithm {_shown(match['algorithm'])} is not one of "
             + ", ".join(_HEX_LENGTH)
         )
     if len(match["hex"]) != length or _HEX.match(match["hex"]) is None:
         raise InvalidArgument(
-            f"{field}: {value!r} must have {length} lower-case hexadecimal characters"
+            f"{field}: {_shown(value)} must have {length} lower-case hexadecimal characters"
         )
     return value
+
+
+def _shown(value: str) -> str:
+    """A value in a message about it: no longer than its reader needs."""
+    return repr(value if len(value) <= _SHOWN else value[:_SHOWN] + "...")
 
 
 def check_media_type(value: str, field: str = "media type") -> str:
     """``value`` if it has the form ``type/subtype`` (RFC 6838, section 4.2)."""
     if _MEDIA_TYPE.match(value) is None:
-        raise InvalidArgument(f"{field}: {value!r} is not a media type of the form type/subtype")
+        raise InvalidArgument(
+            f"{field}: {_shown(value)} is not a media type of the form type/subtype"
+        )
     return value
 
 

@@ -37,6 +37,7 @@ Response = Message | bytes | None
 STATUS = {status.value[0]: status for status in grpc.StatusCode}
 _CANCELLED = 1
 _INTERNAL = 13
+_TOLD = 2500
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _KINDS = {
     (False, False): "unary",
@@ -199,8 +200,19 @@ def translated(error: Exception, path: str) -> tuple[int, str]:
     if isinstance(error, Error):
         if log.isEnabledFor(logging.DEBUG):
             log.debug("call refused", extra={"method": path, "code": error.code, "error": error})
-        return error.code, error.message
+        return error.code, _told(error.message)
     if isinstance(error, TimeoutError):
         return 4, str(error) or "the deadline passed"
     log.error("call failed", exc_info=error, extra={"method": path})
-    return _INTERNAL, f"internal error: {type(error).__name__}: {error}"
+    return _INTERNAL, _told(f"internal error: {type(error).__name__}: {error}")
+
+
+def _told(message: str) -> str:
+    """The message, cut where no client would take it: a status travels in HTTP/2 headers, of which
+    gRPC may refuse more than 8 KiB, and each byte that is not plain ASCII is three there."""
+    if len(message) <= _TOLD // 4:
+        return message
+    text = message.encode(errors="replace")
+    if len(text) <= _TOLD:
+        return message
+    return text[:_TOLD].decode(errors="ignore") + "..."

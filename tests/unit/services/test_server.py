@@ -33,6 +33,7 @@ class FakeContainers:
     def __init__(self) -> None:
         self.scopes: list[Any] = []
         self.cancelled = asyncio.Event()
+        self.words = ""
 
     async def get(self, call: Call, request: containers_pb2.GetContainerRequest) -> Any:
         if request.id == "scope":
@@ -49,7 +50,7 @@ class FakeContainers:
             finally:
                 self.cancelled.set()
         elif request.id.isdigit():
-            raise errors.from_code(int(request.id), f"told {request.id}")
+            raise errors.from_code(int(request.id), f"told {request.id} {self.words}".strip())
         return containers_pb2.GetContainerResponse(
             container=containers_pb2.Container(id=request.id)
         )
@@ -128,6 +129,17 @@ async def test_messages_and_bytes_are_replies(peer: Peer) -> None:
     assert (await peer.get("bytes")).container.id == "from bytes"
     deleted = await peer.unary("Delete", containers_pb2.DeleteContainerRequest(id="x"))
     assert not deleted.HasField("container")
+
+
+@pytest.mark.parametrize("letter", ["x", "\u00e9", "\U0001f600"])
+async def test_a_long_message_is_cut_to_what_a_client_takes(peer: Peer, letter: str) -> None:
+    peer.containers.words = letter * 100_000
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await peer.get("5")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    details = caught.value.details() or ""
+    assert details.startswith("told 5 " + letter * 500)
+    assert details.endswith(letter + "...")
 
 
 async def test_the_scope_comes_from_metadata(peer: Peer) -> None:
