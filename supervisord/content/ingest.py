@@ -56,13 +56,22 @@ class Ingest:
         self._failure: Error | None = None
         self._flush: Future[None] | None = None
         self._unflushed = 0
-        self._rehash()
+        try:
+            self._rehash()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
 
     @classmethod
     async def open(cls, path: Path, algorithm: str, executor: Executor) -> Ingest:
-        """Opens or makes the file, and hashes what it has already. Raises OSError."""
+        """Opens or makes the file, and hashes what it has already.
+
+        Raises ResourceExhausted (full disk), Unknown (I/O error)."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(executor, cls, path, algorithm, executor)
+        try:
+            return await loop.run_in_executor(executor, cls, path, algorithm, executor)
+        except OSError as error:
+            raise translated(error) from error
 
     def digest(self) -> str:
         """The digest of all bytes so far."""
@@ -119,8 +128,9 @@ class Ingest:
 
         return await self._run(durable)
 
-    async def close(self) -> None:
-        """Writes what is queued, and closes the file; a second time does nothing."""
+    async def close(self, *, durable: bool = False) -> None:
+        """Writes what is queued, durably if wanted, and closes the file; a second time does
+        nothing. What the disk refuses is logged: the bytes that it has are those of ``open``."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor < 0:
             return
@@ -129,6 +139,9 @@ class Ingest:
                 await asyncio.shield(self._drainer)
             if self._flush is not None:
                 await asyncio.shield(asyncio.wrap_future(self._flush))
+            if durable and self._failure is None:
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._executor, self._start_disk, descriptor)
         finally:
             os.close(descriptor)
         if self._failure is not None:
@@ -139,7 +152,7 @@ class Ingest:
         try:
             return await loop.run_in_executor(self._executor, work)
         except OSError as error:
-            raise _translated(error) from error
+            raise translated(error) from error
 
     async def _raise_failure(self) -> None:
         """Tells a failure of the thread once, with offset and digest back at what is kept."""
@@ -174,7 +187,7 @@ class Ingest:
                 if self._failure is None:
                     self._append(descriptor, data)
             except OSError as error:
-                self._failure = _translated(error)
+                self._failure = translated(error)
             with self._guard:
                 self._behind -= len(data)
             if self._room is not None and self._behind <= MAX_BEHIND // 2:
@@ -196,7 +209,7 @@ class Ingest:
             os.fdatasync(descriptor)
         except OSError as error:
             # The kernel tells an error only once: the commit must not miss it.
-            self._failure = _translated(error)
+            self._failure = translated(error)
 
     def _make_room(self) -> None:
         if self._room is not None:
@@ -216,7 +229,8 @@ class Ingest:
         self._written = self.offset
 
 
-def _translated(error: OSError) -> Error:
+def translated(error: OSError) -> Error:
+    """What is told of a disk that refuses."""
     if error.errno in _FULL:
         return ResourceExhausted(f"content: no space left for the ingest: {error.strerror}")
     return Unknown(f"content: could not write the ingest: {error.strerror}")

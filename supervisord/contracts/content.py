@@ -83,7 +83,7 @@ class Writer(Protocol):
         ...
 
     async def truncate(self, size: int) -> None:
-        """Drops all bytes from ``size`` on."""
+        """Drops all bytes from ``size`` on. Raises FailedPrecondition beyond the end."""
         ...
 
     async def commit(self, size: int, expected: str, labels: Mapping[str, str]) -> Info:
@@ -93,7 +93,9 @@ class Writer(Protocol):
         InvalidArgument for labels."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Unlocks the ref. What was not committed is durable, and stays to be resumed."""
+        ...
 
 
 class ContentStore(Protocol):
@@ -123,10 +125,14 @@ class ContentStore(Protocol):
         """A whole small blob (manifest, config). Raises NotFound, ResourceExhausted over limit."""
         ...
 
-    async def writer(self, scope: Scope, ref: str, *, total: int = 0, expected: str = "") -> Writer:
-        """Opens or resumes an ingest.
+    async def writer(
+        self, scope: Scope, ref: str, *, total: int = 0, expected: str = "", media_type: str = ""
+    ) -> Writer:
+        """Opens or resumes an ingest; one that was begun with another ``total`` starts over.
 
-        Raises InvalidArgument, Unavailable (locked), AlreadyExists (``expected`` is here)."""
+        The event of the commit tells ``media_type``, which a client of the wire cannot give.
+        Raises InvalidArgument, Unavailable (locked), AlreadyExists (``expected`` is here),
+        ResourceExhausted (full disk)."""
         ...
 
     async def status(self, scope: Scope, ref: str) -> Status:

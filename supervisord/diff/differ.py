@@ -93,7 +93,7 @@ class Differ:
         }
         async with AsyncExitStack() as undo:
             ref = options.ref or f"diff-{time.time_ns()}-{secrets.token_hex(4)}"
-            writer = await self._content.writer(scope, ref)
+            writer = await self._content.writer(scope, ref, media_type=media_type)
             if not options.ref:
                 undo.push_async_callback(self._abort, scope, ref)
             undo.push_async_callback(writer.close)

@@ -35,7 +35,7 @@ from . import content_rows as rows
 from . import labels as label_rules
 from . import references
 from .commits import Commits
-from .content_writer import ContentWriter
+from .content_writer import ContentWriter, Wanted
 from .removals import Removals, note_blob, note_ingest
 from .rows import readable
 from .sequences import Sequence as Numbers
@@ -140,11 +140,12 @@ class Content:
     # Ingests -------------------------------------------------------------------------------
 
     async def writer(
-        self, scope: Scope, ref: str, *, total: int = 0, expected: str = ""
+        self, scope: Scope, ref: str, *, total: int = 0, expected: str = "", media_type: str = ""
     ) -> ContentWriter:
         """Opens or resumes an ingest.
 
-        Raises InvalidArgument, Unavailable (locked), AlreadyExists, NotFound (lease)."""
+        Raises InvalidArgument, Unavailable (locked), AlreadyExists, NotFound (lease),
+        ResourceExhausted (full disk)."""
         check_ref(ref)
         if total < 0:
             raise InvalidArgument("total: must not be negative")
@@ -152,7 +153,8 @@ class Content:
             check_digest(expected, "expected")
             await self._refuse_present(scope, expected)
         owner = self._parts.owner
-        opening = owner.spawn(self._open_writer(scope, ref, total, expected), "writer")
+        wanted = Wanted(scope, ref, total, expected, media_type)
+        opening = owner.spawn(self._open_writer(wanted), "writer")
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -210,22 +212,19 @@ class Content:
             await self._commits.write(lambda c: references.hold(c, scope, node))
         raise AlreadyExists(f"content {digest}: already exists")
 
-    async def _open_writer(
-        self, scope: Scope, ref: str, total: int, expected: str
-    ) -> ContentWriter:
-        key = (scope.namespace, ref)
+    async def _open_writer(self, wanted: Wanted) -> ContentWriter:
+        key, expected = wanted.key, wanted.expected
         async with self._refs.hold(key):
             if key in self._open:
                 since = self._open[key].status.started_at
                 seconds = (time.time_ns() - since) / 1e9
                 raise Unavailable(
-                    f"ref {ref} locked for {seconds:.1f}s by another writer: unavailable"
+                    f"ref {wanted.ref} locked for {seconds:.1f}s by another writer: unavailable"
                 )
             if not expected:
-                return await self._begin(scope, ref, total, "", None)
+                return await self._begin(wanted, None)
             async with self._parts.blob_locks.hold(expected):
-                size = self._elsewhere(expected, total)
-                return await self._begin(scope, ref, total, expected, size)
+                return await self._begin(wanted, self._elsewhere(expected, wanted.total))
 
     def _elsewhere(self, digest: str, total: int) -> int | None:
         """The size of a blob of another namespace that may be had without its bytes."""
@@ -234,32 +233,43 @@ class Content:
         size = self._parts.files.blob_size(digest)
         return size if total in (0, size) else None
 
-    async def _begin(
-        self, scope: Scope, ref: str, total: int, expected: str, shared: int | None
-    ) -> ContentWriter:
-        number = await self._numbers.next()
-        fresh = rows.IngestRow(
-            ref=ref,
-            file=number,
-            total=total,
-            expected=expected if shared is not None else "",
-            started_at=time.time_ns(),
-        )
-        expires = fresh.started_at + _INGEST_LIFETIME
-        row = await self._commits.write(lambda c: rows.begin(c, scope, fresh, expires))
+    async def _begin(self, wanted: Wanted, shared: int | None) -> ContentWriter:
+        row = await self._row(wanted, shared)
         ingest: Ingest | None = None
         if shared is None:
-            algorithm = expected.partition(":")[0] or "sha256"
+            algorithm = wanted.expected.partition(":")[0] or "sha256"
             path = self._parts.files.ingest_path(row.file)
             ingest = await Ingest.open(path, algorithm, self._parts.executor)
-            if total and row.total and total != row.total and ingest.offset:
-                await ingest.truncate(0)
-        key = (scope.namespace, ref)
+        key = wanted.key
         writer = ContentWriter(
-            self._parts, scope, row, ingest, shared, lambda: self._open.pop(key, None)
+            self._parts, wanted, row, ingest, shared, lambda: self._open.pop(key, None)
         )
         self._open[key] = writer
         return writer
+
+    async def _row(self, wanted: Wanted, shared: int | None) -> rows.IngestRow:
+        """The ingest's row; a file that it had and has no longer is removed."""
+        scope, ref = wanted.scope, wanted.ref
+        fresh = rows.IngestRow(
+            ref=ref,
+            file=await self._numbers.next(),
+            total=wanted.total if shared is None else shared,
+            expected=wanted.expected if shared is not None else "",
+            started_at=time.time_ns(),
+        )
+
+        def begin(connection: sqlite3.Connection) -> tuple[rows.IngestRow, bool]:
+            before = rows.ingest(connection, scope.namespace, ref)
+            row = rows.begin(connection, scope, fresh, fresh.started_at + _INGEST_LIFETIME)
+            replaced = before is not None and before.file != row.file
+            if before is not None and replaced:
+                note_ingest(connection, before.file)
+            return row, replaced
+
+        row, replaced = await self._commits.write(begin)
+        if replaced:
+            self._parts.removals.poke()
+        return row
 
     def _status(self, namespace: str, row: rows.IngestRow) -> Status:
         writer = self._open.get((namespace, row.ref))

@@ -197,7 +197,9 @@ def begin(
     connection: sqlite3.Connection, scope: Scope, fresh: IngestRow, expires: int
 ) -> IngestRow:
     """Adds an ingest, or takes up the one of that ref; held by the scope's lease, and without
-    one only until it expires. Raises NotFound (lease)."""
+    one only until it expires. Its own bytes have no use if the total is another one or a blob
+    stands for them: it gets the fresh file then, and the caller sees to the old one. Raises
+    NotFound (lease)."""
     ensure_namespace(connection, scope.namespace)
     node = references.Node(references.INGESTS, fresh.ref)
     leased = references.hold(connection, scope, node)
@@ -206,7 +208,7 @@ def begin(
         row = fresh
         expires_at = None if leased else expires
     else:
-        row = replace(row, total=row.total or fresh.total, expected=fresh.expected)
+        row = _taken_up(row, fresh)
         (expires_at,) = connection.execute(
             "SELECT expires_at FROM ingests WHERE namespace = ? AND ref = ?",
             (scope.namespace, fresh.ref),
@@ -228,6 +230,14 @@ def begin(
     edges = [references.Edge(node, target)] if row.expected else []
     references.replace(connection, scope.namespace, node, edges)
     return row
+
+
+def _taken_up(row: IngestRow, fresh: IngestRow) -> IngestRow:
+    if fresh.total and row.total and fresh.total != row.total:
+        return fresh
+    if fresh.expected:
+        return replace(fresh, started_at=row.started_at)
+    return replace(row, total=row.total or fresh.total, expected="")
 
 
 def delete_ingest(connection: sqlite3.Connection, namespace: str, ref: str) -> None:

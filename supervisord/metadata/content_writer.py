@@ -13,11 +13,11 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from protos.containerd.events import events_pb2
-from supervisord.content.ingest import Ingest
+from supervisord.content.ingest import Ingest, translated
 from supervisord.contracts.content import Info, Status
 from supervisord.contracts.errors import AlreadyExists, FailedPrecondition, NotFound
 from supervisord.contracts.identifiers import check_digest
@@ -33,20 +33,37 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a writer was asked for; see the contract's ``writer``."""
+
+    scope: Scope
+    ref: str
+    total: int = 0
+    expected: str = ""
+    media_type: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What is locked."""
+        return (self.scope.namespace, self.ref)
+
+
 class ContentWriter:
     """Exactly one exists per ref; the store makes it, ``closed`` tells the store that it ended."""
 
     def __init__(
         self,
         parts: Parts,
-        scope: Scope,
+        wanted: Wanted,
         row: rows.IngestRow,
         ingest: Ingest | None,
         shared: int | None,
         closed: Callable[[], object],
     ) -> None:
         self._parts = parts
-        self._scope = scope
+        self._scope = wanted.scope
+        self._media_type = wanted.media_type
         self._row = row
         self._ingest = ingest
         self._shared = shared or 0
@@ -81,7 +98,7 @@ class ContentWriter:
             raise FailedPrecondition(
                 f"ref {self._row.ref} has {self.status.offset} bytes: cannot be cut at {size}"
             )
-        ingest = await self._own_bytes()
+        ingest = await self._own_bytes(copied=size > 0)
         await ingest.truncate(size)
         self._updated_at = time.time_ns()
 
@@ -101,19 +118,19 @@ class ContentWriter:
 
     async def cut(self) -> None:
         """Ends the writer because its ingest is dropped."""
-        await self._close()
+        await self._close(durable=False)
 
-    async def _close(self) -> None:
+    async def _close(self, *, durable: bool = True) -> None:
         async with self._lock:
-            await self._end()
+            await self._end(durable=durable)
 
-    async def _end(self) -> None:
+    async def _end(self, *, durable: bool = False) -> None:
         if self._ended:
             return
         self._ended = True
         try:
             if self._ingest is not None:
-                await self._ingest.close()
+                await self._ingest.close(durable=durable)
         finally:
             self._closed()
 
@@ -121,18 +138,22 @@ class ContentWriter:
         if self._ended:
             raise FailedPrecondition(f"ref {self._row.ref}: the writer is closed")
 
-    async def _own_bytes(self) -> Ingest:
-        """The ingest, for which the shared blob is copied if need be."""
+    async def _own_bytes(self, *, copied: bool = True) -> Ingest:
+        """The ingest, for which the shared blob is copied if its bytes are wanted."""
         async with self._lock:
             self._check_open()
             if self._ingest is None:
-                self._ingest = await self._parts.owner.shielded(self._copy(), "copy")
+                self._ingest = await self._parts.owner.shielded(self._unshare(copied), "copy")
             return self._ingest
 
-    async def _copy(self) -> Ingest:
+    async def _unshare(self, copied: bool) -> Ingest:
         files, row = self._parts.files, self._row
-        source, path = files.blob_path(row.expected), files.ingest_path(row.file)
-        await asyncio.to_thread(shutil.copyfile, source, path)
+        path = files.ingest_path(row.file)
+        if copied:
+            try:
+                await asyncio.to_thread(shutil.copyfile, files.blob_path(row.expected), path)
+            except OSError as error:
+                raise translated(error) from error
         algorithm = row.expected.partition(":")[0]
         ingest = await Ingest.open(path, algorithm, self._parts.executor)
         try:
@@ -169,7 +190,7 @@ class ContentWriter:
             await self._end()
         if made is None:
             raise AlreadyExists(f"content {digest}: already exists")
-        event = events_pb2.ContentCreate(digest=digest, size=made.size)
+        event = events_pb2.ContentCreate(digest=digest, size=made.size, mediaType=self._media_type)
         self._parts.commits.publish(self._scope.namespace, "/content/create", event)
         return made
 

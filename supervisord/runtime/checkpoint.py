@@ -126,7 +126,8 @@ class Checkpoints:
         digest = await asyncio.to_thread(_digest, file)
         content, scope = self._store(), Scope(namespace)
         try:
-            writer = await content.writer(scope, f"checkpoint-{digest}", total=size)
+            ref = f"checkpoint-{digest}"
+            writer = await content.writer(scope, ref, total=size, media_type=media_type)
             try:
                 await writer.truncate(0)
                 while chunk := await asyncio.to_thread(file.read, _CHUNK):

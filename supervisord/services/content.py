@@ -119,6 +119,7 @@ class ContentService:
                 yield await session.handle(request)
                 if session.committed:
                     return
+            session.check_begun()
         finally:
             await session.close()
 

@@ -47,11 +47,18 @@ class WriteSession:
         if request.action == pb.WriteAction.STAT:
             return self._stat(writer)
         offset = await self._write(writer, request)
-        digest = writer.digest()
         if request.action == pb.WriteAction.COMMIT:
-            await writer.commit(self._total, self._expected, dict(request.labels))
+            made = await writer.commit(self._total, self._expected, dict(request.labels))
             self.committed = True
+            digest = made.digest  # under the algorithm of what is expected
+        else:
+            digest = writer.digest()
         return pb.WriteContentResponse(action=request.action, offset=offset, digest=digest)
+
+    def check_begun(self) -> None:
+        """Raises InvalidArgument if there was no request at all."""
+        if self._writer is None and not self.committed:
+            raise InvalidArgument("ref: the stream ended before a message had a reference")
 
     async def close(self) -> None:
         """Unlocks the ref; what was not committed stays to be resumed."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from protos.containerd.events import events_pb2
 from supervisord.contracts.content import Info
 from supervisord.contracts.errors import (
     AlreadyExists,
@@ -347,3 +351,88 @@ async def test_leases_hold_ingests_and_blobs(metadata: Metadata) -> None:
     await metadata.leases.delete("test", "L", sync=True)
     with pytest.raises(NotFound):
         await metadata.content.info(SCOPE, digest)
+
+
+async def test_the_event_tells_the_media_type(metadata: Metadata, events: Recorder) -> None:
+    for ref, media_type in (("one", "application/x-layer"), ("two", "")):
+        writer = await metadata.content.writer(SCOPE, ref, media_type=media_type)
+        await writer.write(ref.encode())
+        await writer.commit(3, "", {})
+        await writer.close()
+    told = [event for _, topic, event in events.events if topic == "/content/create"]
+    assert told == [
+        events_pb2.ContentCreate(digest=sha(b"one"), size=3, mediaType="application/x-layer"),
+        events_pb2.ContentCreate(digest=sha(b"two"), size=3),
+    ]
+
+
+async def test_bytes_that_an_ingest_has_for_nothing_are_removed(
+    metadata: Metadata, tmp_path: Path
+) -> None:
+    content, files = metadata.content, tmp_path / "content" / "ingest"
+    digest = await add_blob(metadata, b"shared", {"containerd.io/gc.root": "1"})
+    promises: dict[str, dict[str, Any]] = {
+        "a": {"total": 9},
+        "b": {"total": 6, "expected": digest},
+    }
+    for ref, promise in promises.items():
+        writer = await content.writer(OTHER, ref, total=6 if ref == "b" else 3)
+        await writer.write(b"xy")
+        await writer.close()
+        before = {path.name for path in files.iterdir()}
+        writer = await content.writer(OTHER, ref, **promise)
+        await writer.close()
+        await metadata.garbage.sweep()
+        assert not before & {path.name for path in files.iterdir()}, ref
+        await content.abort(OTHER, ref)
+
+
+def remount(path: Path, option: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{option}", path], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MiB for the content."""
+    mount = tmp_path / "content"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], check=True)
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", mount], check=True)
+
+
+async def test_a_copy_that_does_not_fit_is_told_and_can_be_tried_again(
+    small_disk: Path, tmp_path: Path, events: Recorder, backend: MemorySnapshotter
+) -> None:
+    stores = await opened(tmp_path, events, backend)
+    digest = await add_blob(stores, bytes(300_000))
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(600_000))
+    writer = await stores.content.writer(OTHER, "r", expected=digest)
+    with pytest.raises(ResourceExhausted, match="no space left"):
+        await writer.write(b"!")
+    assert (writer.status.offset, writer.digest()) == (300_000, digest)
+    filler.unlink()
+    await writer.write(b"!")
+    assert (await writer.commit(300_001, "", {})).digest == sha(bytes(300_000) + b"!")
+    await writer.close()
+    await stores.close()
+
+
+async def test_a_disk_without_room_for_a_file(
+    small_disk: Path, tmp_path: Path, events: Recorder, backend: MemorySnapshotter
+) -> None:
+    stores = await opened(tmp_path, events, backend)
+    await asyncio.to_thread(remount, small_disk, "nr_inodes=9")
+    held = [small_disk / str(number) for number in range(9)]
+    with contextlib.suppress(OSError):
+        for path in held:
+            path.touch()
+    with pytest.raises(ResourceExhausted, match="no space left"):
+        await stores.content.writer(SCOPE, "r")
+    for path in held:
+        path.unlink(missing_ok=True)
+    assert await add_blob(stores, b"data", ref="r") == sha(b"data")
+    await stores.close()

@@ -40,7 +40,7 @@ class Content:
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}
 
-    async def writer(self, scope: Scope, ref: str, *, total: int = 0, expected: str = "") -> Any:
+    async def writer(self, scope: Scope, ref: str, *, total: int = 0, media_type: str = "") -> Any:
         return Ingest(self)
 
     async def reader(self, scope: Scope, digest: str) -> IO[bytes]:
