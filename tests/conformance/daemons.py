@@ -54,6 +54,7 @@ class Daemon:
         self.token = uuid.uuid4().hex
         self.process: subprocess.Popen[bytes] | None = None
         self.started_in = 0.0
+        self.more = ""  # further text for its configuration file
 
     @property
     def ours(self) -> bool:
@@ -177,7 +178,7 @@ class Containerd(Daemon):
         config.write_text(
             f'version = 2\nroot = "{self.root}"\nstate = "{self.state}"\n'
             f'disabled_plugins = [{disabled}]\n[grpc]\naddress = "{self.address}"\n'
-            f"{COLLECT_ON_REQUEST}"
+            f"{COLLECT_ON_REQUEST}{self.more}"
         )
         return ["containerd", "--config", str(config), "--log-level", "warn"]
 
@@ -189,7 +190,7 @@ class Supervisord(Daemon):
 
     def command(self) -> list[str]:
         config = self.base / "config.toml"
-        config.write_text(f"version = 3\n{COLLECT_ON_REQUEST}")
+        config.write_text(f"version = 3\n{COLLECT_ON_REQUEST}{self.more}")
         return [
             sys.executable,
             "-m",

@@ -22,7 +22,7 @@ from protos.containerd.services.snapshots.v1 import snapshots_pb2 as pb
 from protos.containerd.types import types_pb2
 
 from . import ocitar
-from .test_rpc_content import read, write
+from .content.session import read, write
 from .wire import Wire
 
 Code = grpc.StatusCode
