@@ -20,7 +20,7 @@ from statistics import median
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
-from bench import figures, layers, streams
+from bench import figures, heap, layers, streams
 from bench import idle as _idle
 from bench.bare import bare
 from bench.client import META, PROCESS, Client, oci_spec, unique
@@ -213,6 +213,24 @@ def store(client: Client, plan: Plan) -> Values:
         yield figures.STORE_DELETE, count / (time.perf_counter() - began)
 
 
+def collect(client: Client, plan: Plan) -> Values:
+    """Images of a heap of 10 000 blobs and 1 000 snapshots go one after the other, each with a
+    collection that the caller waits for, while somebody reads what stays."""
+    took, longest = [], []
+    with heap.filled(client, heap.Size()) as full:
+        with heap.reads(client, full) as reads:
+            time.sleep(0.5)
+        yield figures.COLLECT_IDLE, max(reads.seconds) * 1e3
+        for _ in range(max(plan.count // 2, 5)):
+            with heap.reads(client, full) as reads:
+                took.append(full.thin() * 1e3)
+            if reads.failures:
+                raise RuntimeError(f"a read failed: {reads.failures[0]}")
+            longest.append(max(reads.seconds) * 1e3)
+    yield figures.COLLECT, median(took)
+    yield figures.COLLECT_READ, median(longest)
+
+
 def fanout(client: Client, plan: Plan) -> Values:
     """Two hundred events to eight subscribers."""
     subscribers, count = 8, 200
@@ -264,9 +282,10 @@ CASES: dict[str, Callable[[Client, Plan], Values]] = {
     "content": blobs,
     "unpack": unpack,
     "store": store,
+    "collect": collect,
     "events": fanout,
     "idle": idle,
 }
 
-UNASKED = tuple(name for name in CASES if name != "idle")
-"""What is run when no case is named; ``idle`` takes minutes."""
+UNASKED = tuple(name for name in CASES if name not in ("idle", "collect"))
+"""What is run when no case is named; those left out take minutes."""

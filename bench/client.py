@@ -19,6 +19,8 @@ from protos.containerd.services.content.v1.content_pb2_grpc import ContentStub
 from protos.containerd.services.diff.v1 import diff_pb2 as diff
 from protos.containerd.services.diff.v1.diff_pb2_grpc import DiffStub
 from protos.containerd.services.events.v1.events_pb2_grpc import EventsStub
+from protos.containerd.services.images.v1.images_pb2_grpc import ImagesStub
+from protos.containerd.services.leases.v1.leases_pb2_grpc import LeasesStub
 from protos.containerd.services.namespaces.v1 import namespaces_pb2 as namespaces
 from protos.containerd.services.namespaces.v1.namespaces_pb2_grpc import NamespacesStub
 from protos.containerd.services.snapshots.v1 import snapshots_pb2 as snapshots
@@ -90,6 +92,8 @@ class Client:
         self.content = ContentStub(self._channel)
         self.diff = DiffStub(self._channel)
         self.events = EventsStub(self._channel)
+        self.images = ImagesStub(self._channel)
+        self.leases = LeasesStub(self._channel)
         self.namespaces = NamespacesStub(self._channel)
         self.snapshots = SnapshotsStub(self._channel)
         self.tasks = TasksStub(self._channel)

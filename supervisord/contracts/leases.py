@@ -61,6 +61,26 @@ class LeaseStore(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What one collection deleted: records by their type (``content``, ``snapshots/NAME``)."""
+
+    records: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return sum(self.records.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """One collection: what went, and how long it took in seconds."""
+
+    swept: Swept
+    seconds: float
+
+
 class Collector(Protocol):
     """Garbage collection: mark from the roots, sweep what is not reached."""
 
@@ -69,16 +89,19 @@ class Collector(Protocol):
         thresholds. Never waits."""
         ...
 
-    async def collect(self) -> float:
+    async def collect(self) -> Collected:
         """One whole collection now, joined with one already running only if that one started
-        after the call. Answers its duration in seconds."""
+        after the call."""
+        ...
+
+    def due(self) -> float | None:
+        """In how many seconds the next one starts; None if nothing has called for one."""
         ...
 
 
 class Sweepable(Protocol):
     """What a collector collects: the metadata store, with the content and snapshots below it."""
 
-    async def sweep(self) -> int:
-        """One whole mark and sweep, until the data is gone from the disk too; answers how many
-        records were deleted."""
+    async def sweep(self) -> Swept:
+        """One whole mark and sweep, until the data is gone from the disk too."""
         ...

@@ -8,7 +8,7 @@ lease that it was opened under. Both directions are bounded: who sends waits for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from typing import Protocol
 
 from .scope import Scope
@@ -47,16 +47,4 @@ class StreamManager(StreamGetter, Protocol):
         """Makes a stream known; answers what forgets it again.
 
         Raises InvalidArgument (id), AlreadyExists, ResourceExhausted (too many streams)."""
-        ...
-
-
-class Leased(Protocol):
-    """What lives in memory under leases; the collector ends what has lost its own."""
-
-    def leases(self) -> Set[Scope]:
-        """Those under which there is anything."""
-        ...
-
-    async def expire(self, scope: Scope) -> None:
-        """The lease is gone: ends what it held."""
         ...

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from supervisord.aio.owner import TaskOwner
 from supervisord.contracts.errors import Unavailable
-from supervisord.contracts.leases import Sweepable
+from supervisord.contracts.leases import Collected, Sweepable
 
 from .policy import Policy, Thresholds
 
@@ -39,7 +39,7 @@ class Scheduler:
         self._policy = Policy(self._thresholds, time.monotonic())
         self._owner = TaskOwner("gc")
         self._changed = asyncio.Event()
-        self._waiters: list[asyncio.Future[float]] = []
+        self._waiters: list[asyncio.Future[Collected]] = []
         self._closed = False
         self.totals = Totals()
 
@@ -55,13 +55,18 @@ class Scheduler:
         if self._policy.due() != before:
             self._changed.set()
 
-    async def collect(self) -> float:
-        """One whole collection that starts after the call; its duration in seconds.
+    def due(self) -> float | None:
+        """See Collector."""
+        due = self._policy.due()
+        return None if due is None else max(due - time.monotonic(), 0.0)
+
+    async def collect(self) -> Collected:
+        """One whole collection that starts after the call.
 
         Raises Unavailable once closed, and whatever the collection raises."""
         if self._closed:
             raise Unavailable("garbage collection is stopped")
-        waiter: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[Collected] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._policy.triggered(time.monotonic())
         self._changed.set()
@@ -92,7 +97,7 @@ class Scheduler:
         self._policy.started()
         started = time.monotonic()
         try:
-            deleted = await self._garbage.sweep()
+            swept = await self._garbage.sweep()
         except Exception as error:
             log.error("garbage collection failed: %s", error, exc_info=error)
             self.totals.failed += 1
@@ -107,20 +112,19 @@ class Scheduler:
         self.totals.succeeded += 1
         self.totals.seconds += took
         self.totals.last_seconds = took
-        self.totals.deleted += deleted
-        self._answer(waiters, took=took)
+        self.totals.deleted += swept.count
+        self._answer(waiters, Collected(swept, took))
 
     @staticmethod
     def _answer(
-        waiters: list[asyncio.Future[float]],
-        *,
-        took: float = 0.0,
+        waiters: list[asyncio.Future[Collected]],
+        collected: Collected | None = None,
         error: BaseException | None = None,
     ) -> None:
         for waiter in waiters:
             if waiter.done():
                 continue
-            if error is not None:
+            if collected is not None:
+                waiter.set_result(collected)
+            elif error is not None:
                 waiter.set_exception(error)
-            else:
-                waiter.set_result(took)

@@ -169,7 +169,8 @@ def adaptor(blob: Info) -> filter_language.Adaptor:
 
 def _refer(connection: sqlite3.Connection, namespace: str, blob: Info) -> None:
     node = references.Node(references.CONTENT, blob.digest)
-    references.replace(connection, namespace, node, references.label_edges(node, blob.labels))
+    edges = references.label_edges(node, blob.labels)
+    references.replace(connection, namespace, node, edges, blob.labels)
 
 
 # Ingests -------------------------------------------------------------------------------------

@@ -1,10 +1,9 @@
-"""Mark and sweep over the rows; implements contracts.leases.Sweepable.
+"""Sweeps what nothing keeps; implements contracts.leases.Sweepable.
 
-Marking is one recursive query over ``refs``, from the roots: leases and images that have not
-expired, containers, sandboxes, ingests that have not expired, and what carries ``gc.root``. It
-runs first on a read-only connection in a thread, where it holds up nobody. Only if that finds
-garbage, the same query runs again inside a write, and what it finds there is deleted in that
-write: nothing can get a reference in between. Files and backend snapshots go afterwards (removals).
+The mark (``marking``) runs on a read-only connection in a thread, where it holds up nobody. What it
+found is deleted in writes of a bounded size. Where anything was written in between, the write marks
+again itself, so that nothing gets a reference unseen. Resources outside of the metadata end next;
+files and backend snapshots go last (removals).
 """
 
 from __future__ import annotations
@@ -13,53 +12,21 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Set
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from protos.containerd.events import events_pb2
 from protos.containerd.services.images.v1 import images_pb2
-from supervisord.contracts.scope import Scope
-from supervisord.contracts.streams import Leased
-from supervisord.sqlite.database import Database
+from supervisord.contracts.collectible import CollectibleStore
+from supervisord.contracts.leases import Swept
 
-from . import content_rows, images, leases, references, snapshot_rows
+from . import content_rows, images, leases, nodes, snapshot_rows
 from .commits import Commits
+from .marking import Found, Outside, garbage, in_pieces
 from .removals import Removals, note_blob, note_ingest, note_snapshot
 
 log = logging.getLogger(__name__)
-
-_AT_ONCE = 1000
-
-# ``flat`` is set for what a flat lease keeps: from there only flat edges are followed.
-_GARBAGE = """
-WITH RECURSIVE live(namespace, kind, key, flat) AS (
-    SELECT namespace, 'leases', id, flat FROM leases
-        WHERE expires_at IS NULL OR expires_at >= :now
-    UNION SELECT namespace, 'images', name, 0 FROM images
-        WHERE expires_at IS NULL OR expires_at >= :now
-    UNION SELECT namespace, 'containers', id, 0 FROM containers
-    UNION SELECT namespace, 'sandboxes', id, 0 FROM sandboxes
-    UNION SELECT namespace, 'ingests', ref, 0 FROM ingests WHERE expires_at >= :now
-    UNION SELECT namespace, 'content', digest, 0 FROM blobs WHERE root
-    UNION SELECT namespace, 'snapshots/' || snapshotter, key, 0 FROM snapshots WHERE root
-    UNION SELECT refs.namespace, refs.to_kind, refs.to_key, live.flat
-        FROM live CROSS JOIN refs ON refs.namespace = live.namespace
-            AND refs.kind = live.kind AND refs.key = live.key
-        WHERE refs.flat >= live.flat
-)
-SELECT namespace, 'leases', id FROM leases
-UNION ALL SELECT namespace, 'images', name FROM images
-UNION ALL SELECT namespace, 'ingests', ref FROM ingests
-UNION ALL SELECT namespace, 'content', digest FROM blobs
-UNION ALL SELECT namespace, 'snapshots/' || snapshotter, key FROM snapshots
-EXCEPT SELECT namespace, kind, key FROM live
-"""
-
-
-class _Found(NamedTuple):
-    namespace: str
-    kind: str
-    key: str
 
 
 class Garbage:
@@ -72,96 +39,101 @@ class Garbage:
         open_ingests: Callable[[], frozenset[tuple[str, str]]],
     ) -> None:
         self._commits = commits
+        self._database = commits.database
         self._removals = removals
         self._open_ingests = open_ingests
-        self._leased: list[Leased] = []
+        self._stores: dict[str, CollectibleStore] = {}
 
-    def attach(self, leased: Leased) -> None:
-        """Has what lives under leases told when they are gone."""
-        self._leased.append(leased)
+    def attach(self, store: CollectibleStore) -> None:
+        """Has what lives outside of the metadata take part. Raises ValueError for a kind that is
+        attached already, or that is no plain word."""
+        kind = store.kind
+        if kind in self._stores or not kind.isalnum() or kind in ("content", "image", "snapshot"):
+            raise ValueError(f"resources of kind {kind!r} cannot be attached")
+        self._stores[kind] = store
 
-    async def sweep(self) -> int:
-        """One whole collection; answers how many records went, when their data is gone too."""
-        database = self._commits.database
-        gone = 0
-        while await asyncio.to_thread(self._any, database):
-            kept = self._open_ingests()
-            deleted, more = await database.write(lambda c: _sweep(c, kept), freeing=True)  # noqa: B023
-            gone += len(deleted)
+    def outside(self) -> Outside:
+        """What is there at this moment beside the rows."""
+        return Outside(
+            tuple((kind, r) for kind, store in self._stores.items() for r in store.resources()),
+            self._open_ingests(),
+        )
+
+    async def sweep(self) -> Swept:
+        """One whole collection; answers what went, when the data is gone too."""
+        gone: list[Found] = []
+        beside, changes = self.outside(), self._database.changes
+        left = await asyncio.to_thread(self._pieces, beside)
+        while left:
+            before, beside = beside, self.outside()
+            seen = changes if beside == before else -1
+            work = partial(_sweep, pieces=left, changes=seen, beside=beside)
+            deleted, left, changes = await self._database.write(work, freeing=True)
+            gone += deleted
             self._tell(deleted)
-            if not more:
-                break
-        for leased in self._leased:
-            for scope in await asyncio.to_thread(self._without, leased.leases()):
-                await leased.expire(scope)
+            await self._end(beside, deleted)
         await self._removals.drain(cleanup=True)
         if gone:
-            log.debug("garbage collection deleted %d records", gone)
-        return gone
+            log.debug("garbage collection deleted %d records", len(gone))
+        return Swept(Counter(nodes.word(kind) for _, kind, _ in gone))
 
-    def _any(self, database: Database) -> bool:
-        kept = self._open_ingests()
-        return any(not _is_kept(found, kept) for found in database.read(_garbage))
+    def marked(self, beside: Outside) -> list[Found]:
+        """What is garbage now; in a thread."""
+        return self._database.read(lambda c: garbage(c, time.time_ns(), beside))
 
-    def _without(self, scopes: Set[Scope]) -> list[Scope]:
-        """Those of which the lease is gone."""
-        query = "SELECT 1 FROM leases WHERE namespace = ? AND id = ?"
+    def _pieces(self, beside: Outside) -> list[list[Found]]:
+        return self._database.read(lambda c: in_pieces(c, garbage(c, time.time_ns(), beside)))
 
-        def look(connection: sqlite3.Connection) -> list[Scope]:
-            return [
-                scope
-                for scope in scopes
-                if connection.execute(query, (scope.namespace, scope.lease)).fetchone() is None
-            ]
+    def _tell(self, deleted: Sequence[Found]) -> None:
+        for namespace, kind, key in deleted:
+            if kind == nodes.IMAGES:
+                image = images_pb2.ImageDelete(name=key)
+                self._commits.publish(namespace, "/images/delete", image)
+            elif nodes.is_snapshot(kind):
+                snapshotter = nodes.snapshotter(kind)
+                snapshot = events_pb2.SnapshotRemove(key=key, snapshotter=snapshotter)
+                self._commits.publish(namespace, "/snapshot/remove", snapshot)
 
-        return self._commits.read(look) if scopes else []
-
-    def _tell(self, deleted: list[_Found]) -> None:
-        for found in deleted:
-            if found.kind == references.IMAGES:
-                image = images_pb2.ImageDelete(name=found.key)
-                self._commits.publish(found.namespace, "/images/delete", image)
-            elif found.kind.startswith(references.snapshots("")):
-                snapshotter = found.kind.removeprefix(references.snapshots(""))
-                snapshot = events_pb2.SnapshotRemove(key=found.key, snapshotter=snapshotter)
-                self._commits.publish(found.namespace, "/snapshot/remove", snapshot)
-
-
-def _garbage(connection: sqlite3.Connection) -> list[_Found]:
-    rows = connection.execute(_GARBAGE, {"now": time.time_ns()}).fetchall()
-    return [_Found(*row) for row in rows]
-
-
-def _is_kept(found: _Found, kept: frozenset[tuple[str, str]]) -> bool:
-    return found.kind == references.INGESTS and (found.namespace, found.key) in kept
+    async def _end(self, beside: Outside, deleted: Sequence[Found]) -> None:
+        """Ends what is no row. A store that fails is asked again by the next collection."""
+        ended = {found for found in deleted if nodes.is_outside(found.kind)}
+        for kind, resource in beside.resources if ended else ():
+            if Found(resource.namespace, nodes.outside(kind), resource.key) not in ended:
+                continue
+            try:
+                await self._stores[kind].collect(resource)
+            except Exception as error:
+                log.error("%s %r is not collected: %s", kind, resource.key, error, exc_info=error)
 
 
 def _sweep(
-    connection: sqlite3.Connection, kept: frozenset[tuple[str, str]]
-) -> tuple[list[_Found], bool]:
-    """Deletes garbage; answers what, and whether more is left for another write."""
-    garbage = [found for found in _garbage(connection) if not _is_kept(found, kept)]
-    chosen = garbage[:_AT_ONCE]
+    connection: sqlite3.Connection, *, pieces: list[list[Found]], changes: int, beside: Outside
+) -> tuple[list[Found], list[list[Found]], int]:
+    """Deletes one piece of garbage; answers it, what is left for other writes, and the changes
+    that there are then if nobody else writes. ``changes`` are those at which it was found."""
+    if connection.total_changes != changes:
+        pieces = in_pieces(connection, garbage(connection, time.time_ns(), beside))
+    chosen, left = (pieces[0], pieces[1:]) if pieces else ([], [])
     snapshots: list[tuple[int, str, str]] = []
     for namespace, kind, key in chosen:
-        if kind == references.LEASES:
+        if kind == nodes.LEASES:
             leases.delete_row(connection, namespace, key)
-        elif kind == references.IMAGES:
+        elif kind == nodes.IMAGES:
             images.delete_row(connection, namespace, key)
-        elif kind == references.INGESTS:
+        elif kind == nodes.INGESTS:
             row = content_rows.ingest(connection, namespace, key)
             content_rows.delete_ingest(connection, namespace, key)
             if row is not None:
                 note_ingest(connection, row.file)
-        elif kind == references.CONTENT:
+        elif kind == nodes.CONTENT:
             content_rows.delete(connection, namespace, key)
             note_blob(connection, key)
-        else:
-            snapshotter = kind.removeprefix(references.snapshots(""))
+        elif nodes.is_snapshot(kind):
+            snapshotter = nodes.snapshotter(kind)
             backend, created_at = snapshot_rows.backend_of(connection, namespace, snapshotter, key)
             snapshot_rows.delete(connection, namespace, snapshotter, key)
             snapshots.append((created_at, snapshotter, backend))
     # A child is always younger than its parent: the youngest go first.
     for _, snapshotter, backend in sorted(snapshots, reverse=True):
         note_snapshot(connection, snapshotter, backend)
-    return chosen, len(chosen) < len(garbage)
+    return chosen, left, connection.total_changes

@@ -164,7 +164,7 @@ def _refer(connection: sqlite3.Connection, namespace: str, image: Image, lease: 
     target = references.Node(references.CONTENT, image.target.digest)
     edges = [references.Edge(node, target, flat=True)]
     edges.extend(references.label_edges(node, image.labels))
-    references.replace(connection, namespace, node, edges)
+    references.replace(connection, namespace, node, edges, image.labels)
     if references.expires(image.labels):
         references.hold(connection, Scope(namespace, lease), node)
 

@@ -105,7 +105,7 @@ class Namespaces:
                 " WHERE namespace = ?",
                 (name,),
             )
-            for table in ("leases", "ingests", "refs"):
+            for table in ("leases", "ingests", "refs", "conditions"):
                 connection.execute(f"DELETE FROM {table} WHERE namespace = ?", (name,))  # noqa: S608
             connection.execute("DELETE FROM namespaces WHERE name = ?", (name,))
 

@@ -1,12 +1,13 @@
 """What keeps what alive: the edges of garbage collection, as rows of ``refs``.
 
 Stores call ``replace`` for the edges that follow from a thing's fields and labels, whenever they
-write it, and ``hold``/``release`` for what a lease keeps. ``garbage`` walks the edges.
+write it, and ``hold``/``release`` for what a lease keeps. ``marking`` walks the edges.
 
 The labels are containerd's: ``containerd.io/gc.ref.content[.X|/X]`` and ``gc.ref.image`` name a
-digest or an image, ``gc.ref.snapshot.NAME[/X]`` a snapshot; ``gc.bref.*`` makes the labelled thing
-live as long as the one that the label names; ``gc.root`` makes it a root; ``gc.expire`` (RFC 3339)
-ends a lease or an image.
+digest or an image, ``gc.ref.snapshot.NAME[/X]`` a snapshot, ``gc.ref.KIND`` what is outside of the
+metadata (``contracts.collectible``); ``gc.bref.*`` makes the labelled thing live as long as the one
+that the label names; ``gc.root`` makes it a root; ``gc.expire`` (RFC 3339) ends a lease or an
+image; ``gc.cond.*`` are explained in ``conditions``.
 """
 
 from __future__ import annotations
@@ -15,42 +16,37 @@ import logging
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from types import MappingProxyType
 from typing import NamedTuple
 
 from supervisord.contracts.errors import NotFound
 from supervisord.contracts.scope import Scope
 
-log = logging.getLogger(__name__)
+from . import conditions
+from .nodes import CONTAINERS as CONTAINERS
+from .nodes import CONTENT as CONTENT
+from .nodes import IMAGES as IMAGES
+from .nodes import INGESTS as INGESTS
+from .nodes import LEASES as LEASES
+from .nodes import SANDBOXES as SANDBOXES
+from .nodes import Node as Node
+from .nodes import nanoseconds, outside
+from .nodes import snapshots as snapshots
 
-CONTENT = "content"
-INGESTS = "ingests"
-IMAGES = "images"
-CONTAINERS = "containers"
-SANDBOXES = "sandboxes"
-LEASES = "leases"
-_SNAPSHOTS = "snapshots/"
+log = logging.getLogger(__name__)
 
 _PREFIX = "containerd.io/gc."
 _ROOT = "containerd.io/gc.root"
 _EXPIRE = "containerd.io/gc.expire"
 _FLAT = "containerd.io/gc.flat"
-_TARGETS = {"content": CONTENT, "image": IMAGES, "container": CONTAINERS}
+_FORWARD = {"content": CONTENT, "image": IMAGES}
+_BACK = {**_FORWARD, "container": CONTAINERS}
 _LABEL = re.compile(
     r"containerd\.io/gc\.(?P<back>b?)ref\."
-    r"(?:snapshot\.(?P<snapshotter>[^/]*)(?:/.*)?|(?P<kind>content|image|container)(?:[./].*)?)\Z",
+    r"(?:snapshot\.(?P<snapshotter>[^/]*)(?:/.*)?|(?P<kind>[^./]+)(?:[./].*)?)\Z",
     re.DOTALL,
 )
-_RFC3339 = re.compile(
-    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?P<fraction>\.\d+)?(?P<zone>[Zz]|[+-]\d\d:\d\d)\Z"
-)
-
-
-class Node(NamedTuple):
-    """A resource in one namespace: the type that a lease would name it by, and its key."""
-
-    kind: str
-    key: str
+_NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
 class Edge(NamedTuple):
@@ -60,11 +56,6 @@ class Edge(NamedTuple):
     source: Node
     target: Node
     flat: bool = False
-
-
-def snapshots(snapshotter: str) -> str:
-    """The type of the snapshots of one snapshotter."""
-    return _SNAPSHOTS + snapshotter
 
 
 def is_root(labels: Mapping[str, str]) -> bool:
@@ -83,16 +74,10 @@ def expiry(labels: Mapping[str, str], thing: str) -> int | None:
     value = labels.get(_EXPIRE)
     if value is None:
         return None
-    match = _RFC3339.match(value)
-    try:
-        if match is not None:
-            whole = datetime.fromisoformat(value.replace(match["fraction"] or ".", "", 1).upper())
-            fraction = int((match["fraction"] or ".0")[1:10].ljust(9, "0"))
-            return int(whole.timestamp()) * 1_000_000_000 + fraction
-    except (ValueError, OverflowError):
-        match = None
-    log.info("%s: the expiration %r is no RFC 3339 time: ignored", thing, value)
-    return None
+    when = nanoseconds(value)
+    if when is None:
+        log.info("%s: the expiration %r is no RFC 3339 time: ignored", thing, value)
+    return when
 
 
 def expires(labels: Mapping[str, str]) -> bool:
@@ -100,32 +85,44 @@ def expires(labels: Mapping[str, str]) -> bool:
     return _EXPIRE in labels
 
 
+def label_edge(node: Node, label: str, value: str) -> Edge | None:
+    """The edge that one label of a thing makes."""
+    match = _LABEL.match(label) if label.startswith(_PREFIX) else None
+    if match is None:
+        return None
+    if match["snapshotter"] is not None:
+        other = Node(snapshots(match["snapshotter"]), value)
+    elif not match["back"]:
+        other = Node(_FORWARD.get(match["kind"]) or outside(match["kind"]), value)
+    elif match["kind"] in _BACK:
+        other = Node(_BACK[match["kind"]], value)
+    else:
+        return None
+    return Edge(other, node) if match["back"] else Edge(node, other)
+
+
 def label_edges(node: Node, labels: Mapping[str, str]) -> Iterator[Edge]:
     """The edges that the labels of a thing make."""
-    for key, value in labels.items():
-        if not key.startswith(_PREFIX):
-            continue
-        match = _LABEL.match(key)
-        if match is None:
-            continue
-        if match["snapshotter"] is not None:
-            other = Node(snapshots(match["snapshotter"]), value)
-        elif match["kind"] == "container" and not match["back"]:
-            continue
-        else:
-            other = Node(_TARGETS[match["kind"]], value)
-        yield Edge(other, node) if match["back"] else Edge(node, other)
+    for label, value in labels.items():
+        edge = label_edge(node, label, value)
+        if edge is not None:
+            yield edge
 
 
 def replace(
-    connection: sqlite3.Connection, namespace: str, owner: Node, edges: Iterable[Edge]
+    connection: sqlite3.Connection,
+    namespace: str,
+    owner: Node,
+    edges: Iterable[Edge],
+    labels: Mapping[str, str] = _NO_LABELS,
 ) -> None:
-    """Makes these the edges that ``owner`` accounts for."""
+    """Makes these the edges that ``owner`` accounts for, with what its labels say of conditions."""
     drop(connection, namespace, owner)
     connection.executemany(
         "INSERT OR IGNORE INTO refs VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [(namespace, *edge.source, *edge.target, *owner, edge.flat) for edge in edges],
     )
+    conditions.insert(connection, namespace, owner, labels)
 
 
 def drop(connection: sqlite3.Connection, namespace: str, owner: Node) -> None:
@@ -134,6 +131,7 @@ def drop(connection: sqlite3.Connection, namespace: str, owner: Node) -> None:
         "DELETE FROM refs WHERE namespace = ? AND owner_kind = ? AND owner_key = ?",
         (namespace, *owner),
     )
+    conditions.delete(connection, namespace, owner)
 
 
 def hold(connection: sqlite3.Connection, scope: Scope, node: Node) -> bool:

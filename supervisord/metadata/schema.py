@@ -1,13 +1,14 @@
 """The tables of the metadata database, as an ordered list of migrations. Append only.
 
 Every row belongs to a namespace. ``labels`` are JSON objects without empty values. Times are
-nanoseconds since the epoch. Beside the nouns there are three tables of our own:
+nanoseconds since the epoch. Beside the nouns there are four tables of our own:
 
 * ``refs``: which resource keeps which alive, one row per edge, derived from the owner's fields
   and labels whenever the owner is written. Resources are named by the types that leases use
   (``content``, ``ingests``, ``images``, ``containers``, ``sandboxes``, ``leases``,
   ``snapshots/NAME``) and their key. A lease's resources are its edges. An edge with ``flat`` is
   followed for flat leases too.
+* ``conditions``: edges that hold at some times only, see ``conditions``.
 * ``removals``: what no row needs any more, written in the transaction that dropped the last row,
   and removed from the disk after it.
 * ``sequences``: blocks of numbers for backend keys, reserved so that no number comes twice, not
@@ -16,7 +17,15 @@ nanoseconds since the epoch. Beside the nouns there are three tables of our own:
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+
+from supervisord.contracts.errors import DataLoss
 from supervisord.sqlite.migrations import Migration
+
+from . import conditions
+from .labels import unpack
+from .nodes import Node
 
 _V1 = """
 CREATE TABLE namespaces (
@@ -132,4 +141,32 @@ CREATE TABLE sandboxes (
 )
 """
 
-MIGRATIONS: tuple[Migration, ...] = (_V1, _V2)
+_CONDITIONS = """
+CREATE TABLE conditions (
+    namespace TEXT NOT NULL,
+    owner_kind TEXT NOT NULL,
+    owner_key TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    key TEXT NOT NULL,
+    operator TEXT NOT NULL,
+    value INTEGER NOT NULL,
+    PRIMARY KEY (namespace, owner_kind, owner_key, kind, key, operator, value)
+) WITHOUT ROWID
+"""
+
+
+def _add_conditions(connection: sqlite3.Connection) -> None:
+    """With what the labels of earlier rows say."""
+    connection.execute(_CONDITIONS)
+    for query in (
+        "SELECT namespace, 'content', digest, labels FROM blobs",
+        "SELECT namespace, 'images', name, labels FROM images",
+        "SELECT namespace, 'snapshots/' || snapshotter, key, labels FROM snapshots",
+    ):
+        found = f"{query} WHERE instr(labels, CAST('containerd.io/gc.cond.' AS BLOB))"
+        for namespace, kind, key, labels in connection.execute(found).fetchall():
+            with contextlib.suppress(DataLoss):  # reported whenever the row is read
+                conditions.insert(connection, namespace, Node(kind, key), unpack(labels))
+
+
+MIGRATIONS: tuple[Migration, ...] = (_V1, _V2, _add_conditions)

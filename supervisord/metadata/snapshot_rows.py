@@ -135,7 +135,7 @@ def put(connection: sqlite3.Connection, namespace: str, snapshotter: str, row: S
     edges = list(references.label_edges(node, row.labels))
     if row.parent:
         edges.append(references.Edge(node, references.Node(kind, row.parent), flat=True))
-    references.replace(connection, namespace, node, edges)
+    references.replace(connection, namespace, node, edges, row.labels)
 
 
 def delete(connection: sqlite3.Connection, namespace: str, snapshotter: str, key: str) -> None:

@@ -124,6 +124,7 @@ class Database:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._checkpointer: threading.Thread | None = None
         self._closed = False
+        self._changes = self._writer_connection.total_changes
         self._thread = threading.Thread(
             target=self._serve, name=f"sqlite-writer:{Path(self.path).name}", daemon=True
         )
@@ -165,6 +166,13 @@ class Database:
         except sqlite3.Error as error:
             faults.tell(error, self.path)
             raise
+
+    @property
+    def changes(self) -> int:
+        """Grows with every row that was changed. A later write whose connection still has these
+        ``total_changes`` knows that nothing was written in between, nor before it in its own
+        transaction."""
+        return self._changes
 
     async def pinned(self, others: Iterable[Path] = ()) -> Sequence[sqlite3.Connection]:
         """Connections to this database and to ``others``, each of which goes on seeing what is
@@ -257,6 +265,8 @@ class Database:
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
             return error
+        finally:
+            self._changes = connection.total_changes
         return None
 
     def _one(self, connection: sqlite3.Connection, job: _Job) -> None:

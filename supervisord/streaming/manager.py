@@ -1,10 +1,12 @@
-"""The open streams by namespace and id; implements contracts.streams.StreamManager and Leased."""
+"""The open streams by namespace and id; implements contracts.streams.StreamManager
+and contracts.collectible.CollectibleStore."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from supervisord.contracts.collectible import Collectible
 from supervisord.contracts.errors import (
     AlreadyExists,
     InvalidArgument,
@@ -57,13 +59,19 @@ class Streams:
             raise NotFound(f'stream "{id}": not found')
         return registered.stream
 
-    def leases(self) -> Set[Scope]:
-        """The leases that streams were opened under."""
-        return {found.scope for found in self._streams.values() if found.scope.lease}
+    kind = "stream"
 
-    async def expire(self, scope: Scope) -> None:
-        """Closes the streams of a lease that is gone."""
-        for key, found in list(self._streams.items()):
-            if found.scope == scope:
-                del self._streams[key]
-                await found.stream.close()
+    def resources(self) -> Sequence[Collectible]:
+        """A stream that was opened under a lease ends with it; another one by itself."""
+        return [
+            Collectible(namespace, id, lease=found.scope.lease, active=not found.scope.lease)
+            for (namespace, id), found in self._streams.items()
+        ]
+
+    async def collect(self, resource: Collectible) -> None:
+        """Closes a stream, unless the id stands for another one by now."""
+        key = (resource.namespace, resource.key)
+        found = self._streams.get(key)
+        if found is not None and found.scope == Scope(resource.namespace, resource.lease):
+            del self._streams[key]
+            await found.stream.close()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
+from supervisord.contracts.collectible import Collectible
 from supervisord.contracts.content import Info
 from supervisord.contracts.errors import NotFound
 from supervisord.contracts.images import Descriptor, Image
 from supervisord.contracts.leases import Lease, Resource
 from supervisord.contracts.scope import Scope
-from supervisord.metadata import references
+from supervisord.contracts.snapshots import Info as SnapshotInfo
+from supervisord.metadata import conditions, content_rows, marking, references
 from supervisord.metadata.store import Metadata
 
 from .conftest import SCOPE, MemorySnapshotter, Recorder, add_blob
@@ -259,7 +262,7 @@ async def test_a_big_heap_is_swept_in_pieces(metadata: Metadata) -> None:
         )
 
     await metadata.database.write(fill)
-    assert await metadata.garbage.sweep() == 1500
+    assert (await metadata.garbage.sweep()).records == {"content": 1500}
     assert metadata.database.read(lambda c: c.execute("SELECT * FROM removals").fetchall()) == []
 
 
@@ -279,27 +282,191 @@ def test_expiry(value: str, expected: int | None) -> None:
     assert references.expiry({PREFIX + "expire": value}, "it") == expected
 
 
-async def test_what_lives_under_a_lease_ends_with_it(metadata: Metadata) -> None:
-    class Streams:
-        def __init__(self) -> None:
-            self.held = {Scope("test", "l"), Scope("test", "kept"), Scope("other", "l")}
+class Mounts:
+    """Resources in memory, of which one cannot be collected."""
 
-        def leases(self) -> set[Scope]:
-            return set(self.held)
+    kind = "mount"
 
-        async def expire(self, scope: Scope) -> None:
-            self.held.discard(scope)
+    def __init__(self, *resources: Collectible) -> None:
+        self.held = {resource.key: resource for resource in resources}
 
-    streams = Streams()
-    metadata.garbage.attach(streams)
-    for namespace, id in (("test", "l"), ("test", "kept"), ("other", "l")):
-        await metadata.leases.create(namespace, Lease(id))
-    await metadata.garbage.sweep()
-    assert len(streams.held) == 3
+    def resources(self) -> list[Collectible]:
+        return list(self.held.values())
+
+    async def collect(self, resource: Collectible) -> None:
+        if resource.key == "stuck":
+            raise OSError("busy")
+        del self.held[resource.key]
+
+
+async def test_what_lives_outside_takes_part(metadata: Metadata) -> None:
+    kept = await add_blob(metadata, b"kept", {PREFIX + "root": "1"})
+    mounts = Mounts(
+        Collectible("test", "leased", lease="l"),
+        Collectible("other", "leased elsewhere", lease="l"),
+        Collectible("test", "active", active=True),
+        Collectible("test", "of a blob"),
+        Collectible("test", "of an image", {PREFIX + "bref.image": "i"}),
+        Collectible("test", "of nobody", {PREFIX + "bref.container.x": "gone"}),
+        Collectible("test", "stuck"),
+    )
+    metadata.garbage.attach(mounts)
+    with pytest.raises(ValueError, match="attached"):
+        metadata.garbage.attach(mounts)
+    await metadata.content.update(SCOPE, Info(kept, labels={
+        PREFIX + "root": "1", PREFIX + "ref.mount.x": "of a blob"
+    }), [])  # fmt: skip
+    await metadata.images.create("test", Image("i", Descriptor("t", kept, 4)))
+    await metadata.leases.create("test", Lease("l"))
+    swept = await metadata.garbage.sweep()
+    assert swept.records == {"mount": 3}
+    assert set(mounts.held) == {"leased", "active", "of a blob", "of an image", "stuck"}
+    await metadata.images.delete("test", "i")
+    await metadata.content.update(SCOPE, Info(kept, labels={PREFIX + "root": "1"}), [])
+    past = {PREFIX + "expire": "2001-01-01T00:00:00Z"}
     await metadata.leases.delete("test", "l", sync=True)
-    assert streams.held == {Scope("test", "kept"), Scope("other", "l")}
-    past = {"containerd.io/gc.expire": "2001-01-01T00:00:00Z"}
+    assert set(mounts.held) == {"active", "stuck"}
     await metadata.leases.create("test", Lease("short", labels=past))
-    streams.held.add(Scope("test", "short"))
+    mounts.held["late"] = Collectible("test", "late", lease="short")
     await metadata.garbage.sweep()
-    assert Scope("test", "short") not in streams.held
+    assert set(mounts.held) == {"active", "stuck"}
+
+
+async def test_what_lives_outside_keeps_what_it_names(metadata: Metadata) -> None:
+    await metadata.leases.create("test", Lease("l"))
+    await metadata.leases.create("test", Lease("flat", labels={PREFIX + "flat": "1"}))
+    mounts = Mounts()
+    metadata.garbage.attach(mounts)
+    digests = []
+    for name in ("l", "flat", ""):
+        digests.append(await add_blob(metadata, name.encode() or b"none", scope=Scope("test", "l")))
+        mounts.held[name] = Collectible("test", name, {PREFIX + "ref.content": digests[-1]}, name)
+    held = Resource("content", digests[2])
+    await metadata.leases.delete_resource("test", "l", held)
+    assert await _blobs(metadata) == set(digests[:2])
+    assert set(mounts.held) == {"l", "flat"}
+
+
+async def test_conditions(metadata: Metadata) -> None:
+    """A snapshot that was used lately is kept by what asks for that, and by nothing else."""
+    store = metadata.snapshots["memory"]
+    for name, ago in (("recent", -3600), ("old", -3 * 3600), ("never", None), ("odd", -1)):
+        used = {} if ago is None else {PREFIX + "cond.value-usedat": _at(ago)}
+        await store.prepare(SCOPE, name, "", {PREFIX + "root": "1", **used})
+    conditions = {
+        PREFIX + "cond.snapshot.memory": "usedat<2h|recent",
+        PREFIX + "cond.snapshot.memory/1": "usedat<30m,usedat>2h30m|old",
+        PREFIX + "cond.snapshot.memory/2": "usedat<100h|never",
+        PREFIX + "cond.snapshot.memory/3": "usedat<=100h,size<3,usedat<soon|odd",
+    }
+    keeper = await add_blob(metadata, b"keeper", {PREFIX + "root": "1", **conditions})
+    for name in ("recent", "old", "never", "odd"):
+        await store.update(SCOPE, replace(await store.stat(SCOPE, name), labels={}),
+                           [f"labels.{PREFIX}root"])  # fmt: skip
+    assert await _snapshots(metadata) == {"recent", "old"}
+    await metadata.content.update(SCOPE, Info(keeper, labels={PREFIX + "root": "1"}), [])
+    assert await _snapshots(metadata) == set()
+
+
+async def test_an_image_can_have_conditions_too(metadata: Metadata) -> None:
+    used = {PREFIX + "cond.value-usedat": _at(-60), PREFIX + "root": "1"}
+    await metadata.snapshots["memory"].prepare(SCOPE, "s", "", used)
+    blob = await add_blob(metadata, b"blob", {PREFIX + "root": "1"})
+    condition = {PREFIX + "cond.snapshot.memory": "usedat<1h|s"}
+    await metadata.images.create("test", Image("i", Descriptor("t", blob, 4), condition))
+    del used[PREFIX + "root"]
+    await metadata.snapshots["memory"].update(SCOPE, SnapshotInfo("s", labels=used), ["labels"])
+    assert await _snapshots(metadata) == {"s"}
+    await metadata.images.delete("test", "i")
+    assert await _snapshots(metadata) == set()
+
+
+@pytest.mark.parametrize(
+    ("value", "spans"),
+    [
+        ("usedat<1h30m|k", [5_400_000_000_000]),
+        ("usedat>1.5s|k", [1_500_000_000]),
+        ("usedat>2\u00b5s,usedat<-1ns|k|l", [2000, -1]),
+        ("usedat<0|k", [0]),
+        ("usedat<1|k", []),
+        ("usedat<|k", []),
+        ("usedat==1h|k", []),
+        ("usedat<1h", []),
+    ],
+)
+def test_conditions_parse(value: str, spans: list[int]) -> None:
+    node = references.Node("content", "d")
+    found = list(conditions.rows(node, {PREFIX + "cond.snapshot.s": value}))
+    assert [row.value for row in found] == spans
+    assert {row.kind for row in found} <= {"snapshots/s"}
+
+
+async def test_a_flat_lease_keeps_the_blob_of_an_ingest_whole(metadata: Metadata) -> None:
+    other = Scope("other")
+    layer = await add_blob(metadata, b"layer", {PREFIX + "root": "1"})
+    shared = await add_blob(metadata, b"shared", {PREFIX + "root": "1"}, other)
+    await metadata.leases.create("test", Lease("flat", labels={PREFIX + "flat": "1"}))
+    writer = await metadata.content.writer(Scope("test", "flat"), "ref", expected=shared)
+    await writer.close()
+    labels = {PREFIX + "root": "1", PREFIX + "ref.content": layer}
+    await add_blob(metadata, b"shared", labels)
+    for digest in (shared, layer):
+        await metadata.content.update(SCOPE, Info(digest, labels={}), [f"labels.{PREFIX}root"])
+    assert await _blobs(metadata) == {layer, shared}
+
+
+async def test_garbage_that_is_wanted_again_while_it_goes(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Big garbage goes in pieces, what refers first: a survivor still has all that it needs."""
+    blobs = [f"sha256:{number:064x}" for number in range(3 * marking.PIECE)]
+
+    def fill(connection: sqlite3.Connection) -> None:
+        for digest, target in zip(blobs, [*blobs[1:], blobs[0]], strict=True):
+            content_rows.insert(
+                connection, "test", digest, 1,
+                {PREFIX + "ref.content": target} if target != blobs[0] else {},
+            )  # fmt: skip
+
+    await metadata.database.write(fill)
+    saved = len(blobs) // 2
+
+    async def after_a_piece(*_: object) -> None:
+        monkeypatch.undo()
+        assert len(await _listed(metadata)) == 2 * marking.PIECE
+        await metadata.leases.create("test", Lease("l"))
+        await metadata.leases.add_resource("test", "l", Resource("content", blobs[saved]))
+
+    monkeypatch.setattr(metadata.garbage, "_end", after_a_piece)
+    await metadata.garbage.sweep()
+    assert await _listed(metadata) == blobs[saved:]
+
+
+async def _listed(metadata: Metadata) -> list[str]:
+    return [info.digest async for info in metadata.content.walk(SCOPE)]
+
+
+async def test_pieces(metadata: Metadata) -> None:
+    """Whatever the order they were found in; a cycle is one piece."""
+
+    def fill(connection: sqlite3.Connection) -> list[list[marking.Found]]:
+        for number in range(2 * marking.PIECE):
+            target = number + 1 if number % 3 else number - 2
+            digest, other = f"sha256:{number:064x}", f"sha256:{target % 999:064x}"
+            content_rows.insert(connection, "test", digest, 1, {PREFIX + "ref.content": other})
+        return marking.in_pieces(
+            connection, marking.garbage(connection, time.time_ns(), marking.Outside())
+        )
+
+    pieces = await metadata.database.write(fill)
+    assert sum(map(len, pieces)) == 2 * marking.PIECE
+    place = {found: number for number, piece in enumerate(pieces) for found in piece}
+
+    def check(connection: sqlite3.Connection) -> None:
+        for kind, key, to_kind, to_key in connection.execute(
+            "SELECT kind, key, to_kind, to_key FROM refs"
+        ):
+            source = place[marking.Found("test", kind, key)]
+            assert source <= place[marking.Found("test", to_kind, to_key)]
+
+    metadata.database.read(check)

@@ -124,9 +124,9 @@ async def test_a_sandbox_keeps_what_its_labels_name(metadata: Metadata) -> None:
     digest = await add_blob(metadata, b"kept")
     label = {"containerd.io/gc.ref.content": digest}
     await metadata.sandboxes.create("test", Sandbox("pod", labels=label))
-    assert await metadata.garbage.sweep() == 0
+    assert not (await metadata.garbage.sweep()).count
     await metadata.sandboxes.delete("test", "pod")
-    assert await metadata.garbage.sweep() == 1
+    assert (await metadata.garbage.sweep()).count == 1
 
 
 async def test_a_namespace_with_a_sandbox_stays(metadata: Metadata) -> None:

@@ -192,8 +192,10 @@ async def test_a_stream_that_the_service_closes(streams: Room) -> None:
 async def test_a_lease_that_ends(streams: Room) -> None:
     leased = await streams.open("a", LEASED)
     free = await streams.open("b")
-    assert streams.streams.leases() == {Scope("tests", "held")}
-    await streams.streams.expire(Scope("tests", "held"))
+    resources = {resource.key: resource for resource in streams.streams.resources()}
+    assert (resources["a"].lease, resources["a"].active) == ("held", False)
+    assert (resources["b"].lease, resources["b"].active) == ("", True)
+    await streams.streams.collect(resources["a"])
     assert await leased.code() is grpc.StatusCode.OK
     with pytest.raises(NotFound):
         streams.streams.get("tests", "a")

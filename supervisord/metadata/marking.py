@@ -1,0 +1,147 @@
+"""What nothing keeps: one recursive query over ``refs``, from the roots.
+
+Roots are leases and images that have not expired, containers, sandboxes, ingests that have not
+expired, what carries ``gc.root``, and what is active outside of the metadata. Used by the sweep, by
+its preview, and wherever it is to be explained.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from supervisord.contracts.collectible import Collectible
+
+from . import references
+from .nodes import LEASES, Node, outside
+
+PIECE = 512
+"""Records that one write deletes."""
+
+# ``flat`` is set for what a flat lease keeps: from there only flat edges are followed, except from
+# an ingest, which keeps its blob whole. ``also`` are edges that are no rows of ``refs``.
+_LIVE = """
+WITH RECURSIVE also(namespace, kind, key, to_kind, to_key) AS MATERIALIZED (
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+            json_extract(value, '$[3]'), json_extract(value, '$[4]')
+        FROM json_each(:edges)
+    UNION ALL SELECT c.namespace, c.owner_kind, c.owner_key, c.kind, c.key
+        FROM conditions c CROSS JOIN conditions u
+            ON u.namespace = c.namespace AND u.owner_kind = c.kind AND u.owner_key = c.key
+        WHERE u.operator = '@' AND (c.operator = '<' AND :now - u.value < c.value
+            OR c.operator = '>' AND :now - u.value > c.value)
+), live(namespace, kind, key, flat) AS (
+    SELECT namespace, 'leases', id, flat FROM leases
+        WHERE expires_at IS NULL OR expires_at >= :now
+    UNION SELECT namespace, 'images', name, 0 FROM images
+        WHERE expires_at IS NULL OR expires_at >= :now
+    UNION SELECT namespace, 'containers', id, 0 FROM containers
+    UNION SELECT namespace, 'sandboxes', id, 0 FROM sandboxes
+    UNION SELECT namespace, 'ingests', ref, 0 FROM ingests WHERE expires_at >= :now
+    UNION SELECT namespace, 'content', digest, 0 FROM blobs WHERE root
+    UNION SELECT namespace, 'snapshots/' || snapshotter, key, 0 FROM snapshots WHERE root
+    UNION SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'),
+            json_extract(value, '$[2]'), 0
+        FROM json_each(:outside) WHERE json_extract(value, '$[3]')
+    UNION SELECT refs.namespace, refs.to_kind, refs.to_key,
+            iif(refs.to_kind = 'ingests', 0, live.flat)
+        FROM live CROSS JOIN refs ON refs.namespace = live.namespace
+            AND refs.kind = live.kind AND refs.key = live.key
+        WHERE refs.flat >= live.flat
+    {also}
+)
+"""
+_ALSO = """
+    UNION SELECT also.namespace, also.to_kind, also.to_key, 0
+        FROM live CROSS JOIN also ON also.namespace = live.namespace
+            AND also.kind = live.kind AND also.key = live.key
+        WHERE NOT live.flat OR also.kind = 'leases'
+"""
+_GARBAGE = """
+SELECT namespace, 'leases', id FROM leases
+UNION ALL SELECT namespace, 'images', name FROM images
+UNION ALL SELECT namespace, 'ingests', ref FROM ingests
+UNION ALL SELECT namespace, 'content', digest FROM blobs
+UNION ALL SELECT namespace, 'snapshots/' || snapshotter, key FROM snapshots
+UNION ALL SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'),
+        json_extract(value, '$[2]')
+    FROM json_each(:outside)
+EXCEPT SELECT namespace, kind, key FROM live
+"""
+_PLAIN = _LIVE.format(also="") + _GARBAGE
+_WITH_MORE = _LIVE.format(also=_ALSO) + _GARBAGE
+
+
+class Found(NamedTuple):
+    """A thing that nothing keeps."""
+
+    namespace: str
+    kind: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What takes part in a collection without being rows, by kind."""
+
+    resources: tuple[tuple[str, Collectible], ...] = ()
+    open_ingests: frozenset[tuple[str, str]] = field(default_factory=frozenset)
+
+    def edges(self) -> Iterable[tuple[str, references.Edge]]:
+        """Namespaces, and what keeps what there."""
+        for kind, resource in self.resources:
+            node = Node(outside(kind), resource.key)
+            if resource.lease:
+                yield resource.namespace, references.Edge(Node(LEASES, resource.lease), node)
+            for edge in references.label_edges(node, resource.labels):
+                yield resource.namespace, edge
+
+    def is_kept(self, found: Found) -> bool:
+        """An ingest that has a writer stays, whatever its row says."""
+        return found.kind == references.INGESTS and found[::2] in self.open_ingests
+
+
+def garbage(connection: sqlite3.Connection, now: int, beside: Outside) -> list[Found]:
+    """All that nothing keeps at ``now``, in nanoseconds."""
+    edges = [(namespace, *e.source, *e.target) for namespace, e in beside.edges()]
+    more = edges or connection.execute("SELECT 1 FROM conditions LIMIT 1").fetchone()
+    listed = [
+        (resource.namespace, outside(kind), resource.key, resource.active)
+        for kind, resource in beside.resources
+    ]
+    rows = connection.execute(
+        _WITH_MORE if more else _PLAIN,
+        {"now": now, "edges": json.dumps(edges), "outside": json.dumps(listed)},
+    ).fetchall()
+    return [found for found in (Found(*row) for row in rows) if not beside.is_kept(found)]
+
+
+def in_pieces(connection: sqlite3.Connection, found: Sequence[Found]) -> list[list[Found]]:
+    """Garbage in pieces of a bounded size, to be deleted in this order: what refers to something
+    goes with it or before it, so that whatever survives (because somebody refers to it meanwhile)
+    still has all that it refers to. Cycles are one piece."""
+    if len(found) <= PIECE:
+        return [list(found)] if found else []
+    targets = {one: _targets(connection, one) for one in found}
+    waiting = Counter(target for each in targets.values() for target in each if target in targets)
+    ready = [one for one in found if not waiting[one]]
+    for one in ready:  # it grows
+        for target in targets[one]:
+            waiting[target] -= 1
+            if not waiting[target] and target in targets:
+                ready.append(target)
+    pieces = [ready[start : start + PIECE] for start in range(0, len(ready), PIECE)]
+    cyclic = set(found).difference(ready)
+    return [*pieces, list(cyclic)] if cyclic else pieces
+
+
+def _targets(connection: sqlite3.Connection, one: Found) -> set[Found]:
+    rows = connection.execute(
+        "SELECT namespace, to_kind, to_key FROM refs WHERE namespace = ? AND kind = ? AND key = ?",
+        one,
+    )
+    return {Found(*row) for row in rows} - {one}
