@@ -71,10 +71,10 @@ class Extractor:
             case b"0" | b"\0" | b"S":
                 self._file(path, entry, plain=folder in self._plain)
             case b"5":
-                self._folder(path, entry, plain=folder in self._plain)
+                self._folder(name, path, entry, plain=folder in self._plain)
             case b"2":
                 self._make(path, lambda: os.symlink(entry.linkname, path))
-                self._attributes(path, entry)
+                self._attributes(path, entry, owned=folder in self._plain and _of_root(entry))
             case b"1":
                 self._link(path, entry)
             case b"3" | b"4":
@@ -103,7 +103,7 @@ class Extractor:
 
     def _file(self, path: bytes, entry: Entry, plain: bool) -> None:
         # In a plain folder a new file has owner 0:0 and just the mode that it is opened with.
-        as_made = plain and not entry.uid and not entry.gid and not entry.mode & _SET_ID
+        as_made = plain and _of_root(entry) and not entry.mode & _SET_ID
         mode = entry.mode if as_made else 0o600
         try:
             fd = os.open(path, _NEW_FILE, mode)
@@ -141,10 +141,13 @@ class Extractor:
                 offset += size
                 left -= size
 
-    def _folder(self, path: bytes, entry: Entry, plain: bool) -> None:
+    def _folder(self, name: bytes, path: bytes, entry: Entry, plain: bool) -> None:
+        as_made = plain and _of_root(entry) and not entry.mode & _SET_ID and not entry.xattrs
+        mode = entry.mode if as_made else 0o700
         try:
-            os.mkdir(path, 0o700)
+            os.mkdir(path, mode)
         except FileExistsError:
+            as_made = False
             found = os.lstat(path)
             plain = path in self._plain
             if not stat.S_ISDIR(found.st_mode):
@@ -156,7 +159,9 @@ class Extractor:
             self._plain.add(path)
         else:
             self._plain.discard(path)
-        self._attributes(path, entry)
+        self._folders.made(name, path)
+        if not as_made:
+            self._attributes(path, entry)
         self._times[path] = _times(entry)
         self._folders.implied.pop(path, None)
 
@@ -188,8 +193,9 @@ class Extractor:
 
     # Attributes ------------------------------------------------------------------------------
 
-    def _attributes(self, path: bytes, entry: Entry) -> None:
-        os.chown(path, entry.uid, entry.gid, follow_symlinks=False)
+    def _attributes(self, path: bytes, entry: Entry, owned: bool = False) -> None:
+        if not owned:
+            os.chown(path, entry.uid, entry.gid, follow_symlinks=False)
         if entry.xattrs:
             _set_xattrs(path, entry)
         if entry.type != b"2" and not (entry.type == b"1" and stat.S_ISLNK(os.lstat(path).st_mode)):
@@ -204,6 +210,10 @@ class Extractor:
                 os.utime(path, ns=times, follow_symlinks=False)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # a later entry replaced it or what it was in
+
+
+def _of_root(entry: Entry) -> bool:
+    return not entry.uid and not entry.gid
 
 
 def _check(entry: Entry) -> None:

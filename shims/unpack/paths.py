@@ -76,6 +76,10 @@ class Folders:
             self._known[folder] = known
         return known, base
 
+    def made(self, name: bytes, path: bytes) -> None:
+        """Remembers that the clean name is the folder ``path``, which was just made."""
+        self._known[name] = path
+
     def find(self, name: bytes) -> bytes:
         """The absolute path for a clean name, with its folder resolved but nothing made."""
         folder, _, base = name.rpartition(b"/")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,32 +17,43 @@ def attributes(path: Path) -> str:
     return done.stdout.split()[0]
 
 
-@pytest.fixture
-def ext4(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+@contextmanager
+def ext4(base: Path, *options: str) -> Iterator[Path]:
     """A small one on a loop device."""
-    image, point = tmp_path / "image", tmp_path / "point"
+    image, point = base / "image", base / "point"
     with image.open("wb") as file:
-        file.truncate(4 << 20)
-    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+        file.truncate(8 << 20)
+    subprocess.run(["mkfs.ext4", "-q", *options, image], check=True)
     point.mkdir()
     subprocess.run(["mount", "-o", "loop", image, point], check=True)
-    request.addfinalizer(lambda: subprocess.run(["umount", point], check=True))
-    return point
+    try:
+        yield point
+    finally:
+        subprocess.run(["umount", point], check=True)
 
 
-def test_ext4_knows_it(ext4: Path) -> None:
-    folder = ext4 / "snapshots"
-    folder.mkdir()
-    assert "T" not in attributes(folder)
-    assert spread(str(folder))
-    assert "T" in attributes(folder)
-    assert spread(str(folder)), "again"
+def test_without_a_journal(tmp_path: Path) -> None:
+    with ext4(tmp_path, "-O", "^has_journal") as point:
+        folder = point / "snapshots"
+        folder.mkdir()
+        assert "T" not in attributes(folder)
+        assert spread(str(folder))
+        assert "T" in attributes(folder)
+        assert spread(str(folder)), "again"
 
 
-def test_others_do_not(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_with_a_journal(tmp_path: Path) -> None:
+    with ext4(tmp_path, "-O", "has_journal") as point:
+        assert not spread(str(point))
+        assert "T" not in attributes(point)
+
+
+def test_other_file_systems(tmp_path: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path], check=True)
-    request.addfinalizer(lambda: subprocess.run(["umount", tmp_path], check=True))
-    assert not spread(str(tmp_path))
+    try:
+        assert not spread(str(tmp_path))
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
