@@ -8,7 +8,8 @@ from __future__ import annotations
 from supervisord.contracts.plugins import Registration
 
 from .btrfs.plugin import BTRFS
+from .erofs.plugin import EROFS
 from .native.plugin import NATIVE
 from .overlayfs.plugin import OVERLAYFS
 
-SNAPSHOTTERS: tuple[Registration, ...] = (BTRFS, NATIVE, OVERLAYFS)
+SNAPSHOTTERS: tuple[Registration, ...] = (BTRFS, EROFS, NATIVE, OVERLAYFS)

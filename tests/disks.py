@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from supervisord.linux.mount import unmount_all
+from supervisord.linux.mount import mount_points, unmount_all
 
 
 @contextmanager
@@ -23,7 +23,9 @@ def disk(folder: Path, kind: str, *options: str, size: int = 256 << 20) -> Itera
     try:
         yield target
     finally:
-        unmount_all(str(target))
+        for point in reversed(mount_points()):
+            if point == str(target) or point.startswith(f"{target}/"):
+                unmount_all(point)
         image.unlink()
 
 

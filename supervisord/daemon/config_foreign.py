@@ -47,7 +47,7 @@ PLUGINS: Mapping[str, str] = {
     "io.containerd.mount-manager.v1.bolt": "there is no mount manager",
     **{
         f"io.containerd.snapshotter.v1.{name}": "there is no such snapshotter"
-        for name in ("aufs", "blockfile", "devmapper", "erofs", "stargz", "zfs")
+        for name in ("aufs", "blockfile", "devmapper", "stargz", "zfs")
     },
     **{
         f"io.containerd.server.v1.{name}": "addresses are set in the sections of their own"

@@ -21,11 +21,11 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from protos.containerd.task.v3 import shim_pb2
+from supervisord.aio import command
 from supervisord.contracts.errors import Error, NotFound, Unavailable
 from supervisord.contracts.tasks import Exit
 from supervisord.linux import cgroups, process
 
-from . import command
 from .bundle import Bundle, BundleStore, ShimRecord
 from .foreign import ForeignLauncher
 from .shim import Shim, nanoseconds

@@ -17,13 +17,14 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from supervisord.aio import command
 from supervisord.aio.owner import TaskOwner
 from supervisord.contracts.errors import Error, NotFound, Unimplemented, Unknown
 from supervisord.contracts.typed import TypedValue
 from supervisord.linux import fifo, process
 from supervisord.ttrpc.client import Client
 
-from . import bootstrap, command
+from . import bootstrap
 from .bundle import Bundle, ShimRecord
 from .launch import Settings, connect
 from .shim import Shim

@@ -17,10 +17,11 @@ from google.protobuf.message import DecodeError
 from protos.containerd.runc.v1 import options_pb2
 from protos.containerd.types import types_pb2
 from supervisord import __version__
+from supervisord.aio import command
 from supervisord.contracts.errors import Error, InvalidArgument, NotFound, Unimplemented, Unknown
 from supervisord.contracts.typed import TypedValue, pack
 
-from . import command, names
+from . import names
 from .oci import OciRuntimes
 
 log = logging.getLogger(__name__)

@@ -95,7 +95,7 @@ def contents(root: Path) -> dict[str, tuple[object, ...]]:
     """What ``root`` holds by relative path: type and mode, owner, device, contents, xattrs, and
     the first path of the same inode. Times are left out."""
     found: dict[str, tuple[object, ...]] = {}
-    inodes: dict[int, str] = {}
+    inodes: dict[tuple[int, int], str] = {}
     for path in sorted(root.rglob("*")):
         info = path.lstat()
         name = str(path.relative_to(root))
@@ -104,7 +104,11 @@ def contents(root: Path) -> dict[str, tuple[object, ...]]:
             data = path.read_bytes()
         elif stat.S_ISLNK(info.st_mode):
             data = str(path.readlink())
-        first = name if stat.S_ISDIR(info.st_mode) else inodes.setdefault(info.st_ino, name)
+        first = (
+            name
+            if stat.S_ISDIR(info.st_mode)
+            else inodes.setdefault((info.st_dev, info.st_ino), name)
+        )
         attributes = {
             key: os.getxattr(path, key, follow_symlinks=False)
             for key in os.listxattr(path, follow_symlinks=False)

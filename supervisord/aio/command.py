@@ -1,4 +1,5 @@
-"""Runs a program to its end: OCI runtimes and foreign shims, when there is no shim to do it."""
+"""Runs a program to its end: OCI runtimes and foreign shims, when there is no shim to do it, and
+programs that make file systems."""
 
 from __future__ import annotations
 

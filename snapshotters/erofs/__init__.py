@@ -1,0 +1,5 @@
+"""The erofs snapshotter: committed layers are read-only images, stacked by overlayfs."""
+
+from .snapshotter import ErofsSnapshotter
+
+__all__ = ["ErofsSnapshotter"]

@@ -1,0 +1,16 @@
+"""Whether this kernel has erofs; asked once, at the start."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+
+def supported() -> bool:
+    """Whether the kernel knows erofs, or has a module that it may load for a mount."""
+    known = Path("/proc/filesystems").read_text()
+    if re.search(r"^\terofs$", known, re.MULTILINE):
+        return True
+    modules = Path("/lib/modules") / os.uname().release
+    return any(modules.glob("kernel/fs/erofs/erofs.ko*"))
