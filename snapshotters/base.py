@@ -13,19 +13,21 @@ import errno
 import os
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from supervisord.aio.locks import KeyedLock
 from supervisord.aio.owner import TaskOwner
+from supervisord.contracts.checks import Finding, Options, Report
 from supervisord.contracts.errors import Error, NotFound, ResourceExhausted, Unavailable, Unknown
 from supervisord.contracts.filters import parse
 from supervisord.contracts.snapshots import Info, Kind, Mount, Usage
 from supervisord.sqlite.database import Database
 
 from . import index
+from .check import Folders, check_folders
 from .trash import remove_tree
 from .usage import disk_usage
 
@@ -143,12 +145,24 @@ class DirectorySnapshotter(ABC):
 
     async def cleanup(self) -> None:
         """Removes every directory that no row, and no prepare under way, stands for."""
-        names = await asyncio.to_thread(os.listdir, self._folder)
-        # In this order: what is being made now either shows here or has its row by then.
-        making = set(self._making)
-        known = {str(id) for id in self._database.read(index.ids) | making}
-        for name in sorted(set(names) - known):
+        for name in await self._orphans():
             await self._remove_tree(name)
+
+    def databases(self) -> Sequence[Path]:
+        """See contracts.checks.Checkable."""
+        return [Path(self._database.path)]
+
+    async def check(self, options: Options) -> AsyncGenerator[Report, None]:
+        """See contracts.checks.Checkable."""
+        name = self.root.name.rpartition(".")[2]
+        folders = Folders(name, self._database, self._place, self._count)
+        async for report in check_folders(folders, options):
+            yield report
+        for name in await self._orphans():
+            detail = f"no snapshot has {self._folder}/{name}"
+            yield Finding("folder", name, "orphan", detail, "", "it is removed", options.repair)
+        if options.repair:
+            await self.cleanup()
 
     async def close(self) -> None:
         if self._closed:
@@ -158,6 +172,23 @@ class DirectorySnapshotter(ABC):
         await self._database.close()
 
     # For subclasses ------------------------------------------------------------------------
+
+    def _place(self, row: index.Row) -> str | None:
+        """The directory or file that must be there; None where there need not be any."""
+        return self._tree(row.id)
+
+    def _count(self, row: index.Row) -> int | None:
+        """How many inodes a committed snapshot has; None where that tells nothing. Blocks. Raises
+        OSError."""
+        return disk_usage(self._tree(row.id)).inodes
+
+    async def _orphans(self) -> list[str]:
+        """The names of directories that nothing stands for."""
+        names = await asyncio.to_thread(os.listdir, self._folder)
+        # In this order: what is being made now either shows here or has its row by then.
+        making = set(self._making)
+        known = {str(id) for id in self._database.read(index.ids) | making}
+        return sorted(set(names) - known)
 
     def _path(self, id: int) -> str:
         return f"{self._folder}/{id}"

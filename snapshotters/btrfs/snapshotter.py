@@ -87,12 +87,15 @@ class BtrfsSnapshotter(DirectorySnapshotter):
         await self._owner.shielded(self._commit(name, key, labels, parent), "commit")
 
     async def cleanup(self) -> None:
+        await self._destroy(*await self._orphans())
+
+    async def _orphans(self) -> list[str]:
         names = await asyncio.to_thread(os.listdir, self._folder)
         # In this order: what is being made now either shows here or has its row by then.
         making = set(self._making)
         known = await asyncio.to_thread(self._known)
         known |= {name for id in making for name in (str(id), f"{id}{_COMMITTED}")}
-        await self._destroy(*sorted(set(names) - known))
+        return sorted(set(names) - known)
 
     def _known(self) -> set[str]:
         known: set[str] = set()
@@ -111,6 +114,14 @@ class BtrfsSnapshotter(DirectorySnapshotter):
 
     def _committed(self, id: int) -> str:
         return f"{self._path(id)}{_COMMITTED}"
+
+    def _place(self, row: index.Row) -> str | None:
+        if row.info.kind == Kind.COMMITTED:
+            return self._committed(row.id)
+        return None if row.info.kind == Kind.VIEW and row.parent_id else self._tree(row.id)
+
+    def _count(self, row: index.Row) -> int | None:
+        return None  # the disk has checksums of its own
 
     async def _create(
         self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]

@@ -133,6 +133,16 @@ class ErofsSnapshotter(DirectorySnapshotter):
     def _tree(self, id: int) -> str:
         return f"{self._folder}/{id}/fs"
 
+    def _place(self, row: index.Row) -> str | None:
+        if row.info.kind != Kind.COMMITTED:
+            return self._tree(row.id)
+        with contextlib.suppress(Error, OSError):
+            return self._image(row.id)
+        return f"{self._path(row.id)}/{LAYER}"
+
+    def _count(self, row: index.Row) -> int | None:
+        return None  # it is one file, which fs-verity can guard
+
     def _image(self, id: int) -> str:
         """The image of a committed snapshot. Raises NotFound, OSError."""
         path = f"{self._path(id)}/{LAYER}"

@@ -50,6 +50,9 @@ class NativeSnapshotter(DirectorySnapshotter):
     def _tree(self, id: int) -> str:
         return self._path(id)
 
+    def _place(self, row: index.Row) -> str | None:
+        return None if row.info.kind == Kind.VIEW and row.parent_id else self._tree(row.id)
+
     async def _create(
         self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]
     ) -> index.Chain:

@@ -45,6 +45,8 @@ NOUNS = (
     NounEntry("events", "events", "show events as they happen", ("event",)),
     NounEntry("top", "top", "show what running containers use"),
     NounEntry("logs", "logs", "show the log file of a container"),
+    NounEntry("check", "check", "check what is stored, and repair it"),
+    NounEntry("backup", "backup", "copy the daemon's databases"),
     NounEntry("plugins", "plugins", "show the daemon's plugins", ("plugin",)),
     NounEntry("version", "version", "show the versions of sctl and of the daemon"),
     NounEntry("completion", "completion", "print a completion script for bash or zsh"),

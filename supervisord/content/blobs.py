@@ -9,6 +9,7 @@ metadata room's content store.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 
 _NUMBER = re.compile(r"[0-9]{1,18}\Z")
 _HEX = re.compile(r"[a-f0-9]+\Z")
+_SPARE = ".link"
 _ALGORITHMS = ("sha256", "sha384", "sha512")
 
 
@@ -31,6 +33,8 @@ class BlobFiles:
             (self._blobs / algorithm).mkdir(parents=True, exist_ok=True)
         for folder in (self._blobs, root):
             _sync_folder(folder)
+        for left in self._ingests.glob(f"*{_SPARE}"):
+            left.unlink()
 
     def blob_path(self, digest: str) -> Path:
         """Where a blob is; ``digest`` is checked already."""
@@ -59,20 +63,18 @@ class BlobFiles:
     def publish(self, number: int, digest: str, size: int) -> bool:
         """Makes the synced bytes of an ingest a blob, durably; the ingest stays too.
 
-        Whether the blob is new; one of the right size that is here already is kept. Raises
-        OSError."""
+        Whether the blob is new. One that is here already is replaced all the same: these bytes
+        are verified just now, those may have been damaged since. Raises OSError."""
         source, target = self.ingest_path(number), self.blob_path(digest)
         try:
             target.hardlink_to(source)
             new = True
         except FileExistsError:
             new = target.stat().st_size != size
-            if new:
-                # Damaged, or left by a crash: these bytes are verified, those are not.
-                spare = source.with_suffix(".link")
-                spare.unlink(missing_ok=True)
-                spare.hardlink_to(source)
-                spare.rename(target)
+            spare = source.with_suffix(_SPARE)
+            spare.unlink(missing_ok=True)
+            spare.hardlink_to(source)
+            spare.rename(target)
         _sync_folder(target.parent)
         return new
 
@@ -82,6 +84,21 @@ class BlobFiles:
         with contextlib.suppress(FileNotFoundError):  # deleted already
             self.blob_path(digest).chmod(0o444)
 
+    def actual_digest(self, digest: str) -> str:
+        """The digest of the bytes that a blob has. Raises OSError."""
+        algorithm = digest.partition(":")[0]
+        with self.blob_path(digest).open("rb", buffering=0) as file:
+            return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
+
+    def quarantine(self, digest: str) -> None:
+        """Moves a damaged blob out of the way, durably, for somebody to look at. Raises OSError."""
+        folder = self.root / "quarantine"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        source = self.blob_path(digest)
+        source.rename(folder / digest.replace(":", "-"))
+        for changed in (self.root, folder, source.parent):
+            _sync_folder(changed)
+
     def remove_blob(self, digest: str) -> None:
         """Removes a blob if it is there."""
         self.blob_path(digest).unlink(missing_ok=True)
@@ -89,6 +106,10 @@ class BlobFiles:
     def remove_ingest(self, number: int) -> None:
         """Removes an ingest if it is there."""
         self.ingest_path(number).unlink(missing_ok=True)
+
+    def has_blobs(self) -> bool:
+        """Whether there is any blob."""
+        return next(self.all_blobs(), None) is not None
 
     def all_blobs(self) -> Iterator[str]:
         """The digests of all blobs on the disk."""

@@ -130,6 +130,7 @@ class Daemon:
         address = self.config["metrics"]["address"]
         if not address:
             return
+        from supervisord.metadata.rows import DAMAGED
         from supervisord.metrics.server import MetricsServer
 
         tasks = self.graph.instances(RUNTIME).get("task")
@@ -144,6 +145,7 @@ class Daemon:
             events=lambda: getattr(exchange, "topics", {}),
             shims=lambda: 0 if tasks is None else len(tasks),
             collections=getattr(collector, "totals", None),
+            damaged=DAMAGED,
         )
         self._undo.push_async_callback(server.close)
 

@@ -44,6 +44,17 @@ def _parser() -> argparse.ArgumentParser:
     actions = config.add_subparsers(dest="action", metavar="ACTION", required=True)
     actions.add_parser("default", help="a commented default", parents=[common])
     actions.add_parser("dump", help="what is in force, with file and flags", parents=[common])
+    check = commands.add_parser(
+        "check", help="check what is stored; the daemon must not run", parents=[common]
+    )
+    check.add_argument("--quick", action="store_true", help="compare names and sizes only")
+    check.add_argument("--repair", action="store_true", help="put right what can be put right")
+    check.add_argument("--namespace", metavar="NAME", help="of blobs that have lost their record")
+    check.add_argument("--format", choices=("table", "json"), help="how to print the result")
+    restore = commands.add_parser(
+        "restore", help="bring back a backup; the daemon must not run", parents=[common]
+    )
+    restore.add_argument("file", metavar="FILE", help="what 'sctl backup' has written")
     publish = commands.add_parser(
         "publish", help="send an event, read from standard input, to the daemon", parents=[common]
     )
@@ -91,6 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         sys.stdout.write(plain(config))
         return 0
+    if getattr(arguments, "command", "") in ("check", "restore"):
+        from .offline import run
+
+        return run(config, registrations, arguments)
     return _run(config, registrations, broken)
 
 

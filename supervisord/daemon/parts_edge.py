@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from pathlib import Path
 from typing import Any
 
 from supervisord import __version__
@@ -12,6 +13,7 @@ GRPC = "io.containerd.grpc.v1"
 SERVICE = "io.containerd.service.v1"
 LEASE = "io.containerd.lease.v1"
 EVENT = "io.containerd.event.v1"
+METADATA = "io.containerd.metadata.v1"
 GC = "io.containerd.gc.v1"
 
 
@@ -121,6 +123,15 @@ async def _reflection(context: PluginContext) -> Any:
     return [GrpcService(DESCRIPTOR, service), GrpcService(DESCRIPTOR, service, name=V1)]
 
 
+async def _check(context: PluginContext) -> Any:
+    from protos.supervisord.check.v1 import check_pb2
+    from supervisord.services.check import CheckService
+
+    descriptor = check_pb2.DESCRIPTOR.services_by_name["Check"]
+    root = str(Path(context.root).parent)  # all plugins have theirs in the daemon's
+    return GrpcService(descriptor, CheckService(context.get(METADATA).checker, root))
+
+
 def _served(context: PluginContext) -> Set[str]:
     names: set[str] = set()
     for instance in context.all(GRPC).values():
@@ -131,6 +142,7 @@ def _served(context: PluginContext) -> Set[str]:
 
 REGISTRATIONS = (
     Registration(GRPC, "introspection", _introspection),
+    Registration(GRPC, "check", _check, (METADATA,)),
     Registration(GRPC, "containers", _containers, (SERVICE,)),
     Registration(GRPC, "content", _content, (SERVICE,)),
     Registration(GRPC, "diff", _diff, (SERVICE,)),

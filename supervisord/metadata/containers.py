@@ -153,15 +153,21 @@ def _any(value: TypedValue) -> Any:
     return Any(type_url=value.type_url, value=value.value)
 
 
-def _refer(connection: sqlite3.Connection, namespace: str, container: Container) -> None:
+def edges(container: Container) -> list[references.Edge]:
+    """What keeps what because of the container."""
     node = references.Node(references.CONTAINERS, container.id)
-    edges = list(references.label_edges(node, container.labels))
+    found = list(references.label_edges(node, container.labels))
     if container.snapshotter:
         snapshot = references.Node(
             references.snapshots(container.snapshotter), container.snapshot_key
         )
-        edges.append(references.Edge(node, snapshot))
-    references.replace(connection, namespace, node, edges)
+        found.append(references.Edge(node, snapshot))
+    return found
+
+
+def _refer(connection: sqlite3.Connection, namespace: str, container: Container) -> None:
+    node = references.Node(references.CONTAINERS, container.id)
+    references.replace(connection, namespace, node, edges(container))
 
 
 def _checked(container: Container) -> Container:

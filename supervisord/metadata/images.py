@@ -44,7 +44,7 @@ class Images:
                 (namespace,),
             ).fetchall()
         )
-        images = readable(rows, _image, "image")
+        images = readable(rows, from_row, "image")
         return [image for image in images if wanted.always or wanted.match(_adaptor(image))]
 
     async def create(self, namespace: str, image: Image, *, lease: str = "") -> Image:
@@ -130,10 +130,11 @@ def _get(connection: sqlite3.Connection, namespace: str, name: str) -> Image:
     ).fetchone()
     if row is None:
         raise NotFound(f'image "{name}": not found')
-    return _image(row)
+    return from_row(row)
 
 
-def _image(row: tuple[Any, ...]) -> Image:
+def from_row(row: tuple[Any, ...]) -> Image:
+    """The image of a row. Raises DataLoss if it is damaged."""
     name, media_type, digest, size, annotations, labels, created_at, updated_at = row
     return Image(
         name=name,
@@ -159,12 +160,19 @@ def _row(namespace: str, image: Image) -> tuple[Any, ...]:
     )
 
 
-def _refer(connection: sqlite3.Connection, namespace: str, image: Image, lease: str) -> None:
+def edges(image: Image) -> list[references.Edge]:
+    """What keeps what because of the image."""
     node = references.Node(references.IMAGES, image.name)
     target = references.Node(references.CONTENT, image.target.digest)
-    edges = [references.Edge(node, target, flat=True)]
-    edges.extend(references.label_edges(node, image.labels))
-    references.replace(connection, namespace, node, edges, image.labels)
+    return [
+        references.Edge(node, target, flat=True),
+        *references.label_edges(node, image.labels),
+    ]
+
+
+def _refer(connection: sqlite3.Connection, namespace: str, image: Image, lease: str) -> None:
+    node = references.Node(references.IMAGES, image.name)
+    references.replace(connection, namespace, node, edges(image), image.labels)
     if references.expires(image.labels):
         references.hold(connection, Scope(namespace, lease), node)
 

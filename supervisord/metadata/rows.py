@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -12,6 +13,9 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+DAMAGED: Counter[str] = Counter()
+"""How often a damaged record was left out, by noun: for a metric."""
+
 
 def readable(rows: Iterable[Any], convert: Callable[[Any], T], noun: str) -> Iterator[T]:
     """The things that the rows describe; a row that does not parse is reported and left out."""
@@ -19,4 +23,5 @@ def readable(rows: Iterable[Any], convert: Callable[[Any], T], noun: str) -> Ite
         try:
             yield convert(row)
         except (ValueError, TypeError, DataLoss) as error:
+            DAMAGED[noun] += 1
             log.error("a damaged %s record is left out: %s: %.200r", noun, error, row)

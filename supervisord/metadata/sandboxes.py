@@ -123,11 +123,16 @@ def _decoded(record: bytes, id: str) -> Sandbox:
         raise Internal(f'sandbox "{id}": {error}') from error
 
 
-def _refer(connection: sqlite3.Connection, namespace: str, sandbox: Sandbox) -> None:
-    """Back references of a sandbox count for nothing, as in containerd: it is always live."""
+def edges(sandbox: Sandbox) -> list[references.Edge]:
+    """What keeps what because of the sandbox. Back references count for nothing, as in containerd:
+    it is always live."""
     node = references.Node(references.SANDBOXES, sandbox.id)
-    edges = [edge for edge in references.label_edges(node, sandbox.labels) if edge.source == node]
-    references.replace(connection, namespace, node, edges)
+    return [edge for edge in references.label_edges(node, sandbox.labels) if edge.source == node]
+
+
+def _refer(connection: sqlite3.Connection, namespace: str, sandbox: Sandbox) -> None:
+    node = references.Node(references.SANDBOXES, sandbox.id)
+    references.replace(connection, namespace, node, edges(sandbox))
 
 
 def _checked(sandbox: Sandbox) -> Sandbox:

@@ -27,10 +27,11 @@ class Sequence:
         self.first = 0
 
     @classmethod
-    async def open(cls, database: Database, name: str) -> Sequence:
-        """Reserves the first block."""
+    async def open(cls, database: Database, name: str, *, above: int = 0) -> Sequence:
+        """Reserves the first block; all its numbers are higher than ``above``, for a database that
+        may have forgotten how far it was."""
         sequence = cls(database, name)
-        await sequence._reserve()
+        await sequence._reserve(above)
         sequence.first = sequence._next
         return sequence
 
@@ -44,12 +45,12 @@ class Sequence:
         self._next += 1
         return number
 
-    async def _reserve(self) -> None:
+    async def _reserve(self, above: int = 0) -> None:
         def reserve(connection: sqlite3.Connection) -> int:
             connection.execute(
                 "INSERT INTO sequences VALUES (?, ?)"
-                " ON CONFLICT (name) DO UPDATE SET next = next + ?",
-                (self._name, 1 + _BLOCK, _BLOCK),
+                " ON CONFLICT (name) DO UPDATE SET next = max(next, ?) + ?",
+                (self._name, above + 1 + _BLOCK, above + 1, _BLOCK),
             )
             (end,) = connection.execute(
                 "SELECT next FROM sequences WHERE name = ?", (self._name,)

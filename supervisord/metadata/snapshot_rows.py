@@ -130,12 +130,17 @@ def put(connection: sqlite3.Connection, namespace: str, snapshotter: str, row: S
             references.is_root(row.labels),
         ),
     )
-    kind = references.snapshots(snapshotter)
-    node = references.Node(kind, row.key)
-    edges = list(references.label_edges(node, row.labels))
+    node = references.Node(references.snapshots(snapshotter), row.key)
+    references.replace(connection, namespace, node, edges(node, row), row.labels)
+
+
+def edges(node: references.Node, row: SnapshotRow) -> list[references.Edge]:
+    """What keeps what because of a snapshot, which is ``node``."""
+    found = list(references.label_edges(node, row.labels))
     if row.parent:
-        edges.append(references.Edge(node, references.Node(kind, row.parent), flat=True))
-    references.replace(connection, namespace, node, edges, row.labels)
+        parent = references.Node(node.kind, row.parent)
+        found.append(references.Edge(node, parent, flat=True))
+    return found
 
 
 def delete(connection: sqlite3.Connection, namespace: str, snapshotter: str, key: str) -> None:

@@ -14,7 +14,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 
 from protos.containerd.events import events_pb2
@@ -169,6 +169,10 @@ class Snapshots:
         """Raises Unimplemented where there is nothing to do."""
         await self._removals.drain()
         await self._backend.cleanup()
+
+    def alone(self, namespace: str, key: str) -> AbstractAsyncContextManager[None]:
+        """Inside it nobody else makes, commits or removes the snapshot: for checks."""
+        return self._locks.hold((namespace, key))
 
     # Parts -----------------------------------------------------------------------------------
 

@@ -20,12 +20,15 @@ from supervisord.contracts.leases import Collector
 from supervisord.contracts.snapshots import Snapshotter
 from supervisord.sqlite.database import Database
 
+from . import snapshot_rows
+from .check import StoreCheck
 from .commits import Commits
 from .containers import Containers
 from .content import Content, Parts
 from .garbage import Garbage
 from .images import Images
 from .leases import Leases
+from .lost import Lost
 from .namespaces import Namespaces
 from .recovery import recover_all
 from .removals import Removals
@@ -51,6 +54,8 @@ class Metadata:
     content: Content
     snapshots: Mapping[str, Snapshots]
     garbage: Garbage
+    checker: StoreCheck
+    _lost: Lost
     _parts: Parts
     _numbers: Sequence
     _backends: Mapping[str, Snapshotter]
@@ -69,10 +74,15 @@ class Metadata:
 
         Raises sqlite.migrations.NewerDatabase, DataLoss, OSError, sqlite3.OperationalError."""
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lost = Lost(root)
+        is_new = not (root / "metadata.db").exists()
         database = await Database.open(root / "metadata.db", MIGRATIONS)
         try:
-            numbers = await Sequence.open(database, "backend")
             files = BlobFiles(content_path)
+            used = await _highest_number(snapshotters, files) if is_new or lost.known() else 0
+            if is_new and (used or files.has_blobs()):
+                lost.note("the metadata is new, but there are blobs or snapshots")
+            numbers = await Sequence.open(database, "backend", above=used)
         except BaseException:
             await database.close()
             raise
@@ -83,19 +93,23 @@ class Metadata:
         executor = ThreadPoolExecutor(_CONTENT_THREADS, "content")
         parts = Parts(commits, files, removals, locks, executor, owner)
         content = Content(parts, numbers, isolated=policy == "isolated")
+        leases = Leases(commits)
+        stores = {
+            name: Snapshots(name, backend, commits, numbers, removals, owner)
+            for name, backend in snapshotters.items()
+        }
         return cls(
             database=database,
             namespaces=Namespaces(commits),
             containers=Containers(commits),
             sandboxes=Sandboxes(commits),
             images=Images(commits),
-            leases=Leases(commits),
+            leases=leases,
             content=content,
-            snapshots={
-                name: Snapshots(name, backend, commits, numbers, removals, owner)
-                for name, backend in snapshotters.items()
-            },
+            snapshots=stores,
             garbage=Garbage(commits, removals, content.open_ingests),
+            checker=StoreCheck(parts, leases, stores, snapshotters, numbers, lost),
+            _lost=lost,
             _parts=parts,
             _numbers=numbers,
             _backends=dict(snapshotters),
@@ -106,7 +120,12 @@ class Metadata:
         self._parts.commits.collector = collector
 
     async def recover(self) -> None:
-        """Removes what a crash has left. Run it once, in the background, after the start."""
+        """Removes what a crash has left. Run it once, in the background, after the start. Where
+        records are known to be lost, what has none is left alone."""
+        if self._lost.known():
+            self._lost.complain()
+            await self._parts.removals.drain(cleanup=True)
+            return
         await recover_all(
             self.database,
             self._parts.files,
@@ -121,3 +140,13 @@ class Metadata:
         await self._parts.owner.close(_GRACE)
         await self.database.close()
         self._parts.executor.shutdown(wait=True)
+
+
+async def _highest_number(snapshotters: Mapping[str, Snapshotter], files: BlobFiles) -> int:
+    """The highest that was ever given to a snapshot or an ingest which is still there; 0 for
+    none."""
+    highest = max(files.all_ingests(), default=0)
+    for backend in snapshotters.values():
+        async for info in backend.walk():
+            highest = max(highest, snapshot_rows.number(info.name) or 0)
+    return highest

@@ -26,7 +26,8 @@ class Totals(Protocol):
 
 class DaemonCollector:
     """Reads counts that the engines keep. ``events`` answers how many events each topic had,
-    ``shims`` how many shims run, ``collections`` what garbage collection did."""
+    ``shims`` how many shims run, ``collections`` what garbage collection did, ``damaged`` has the
+    damaged records that were met, by noun."""
 
     def __init__(
         self,
@@ -34,8 +35,10 @@ class DaemonCollector:
         events: Callable[[], Mapping[str, int]],
         shims: Callable[[], int],
         collections: Totals | None = None,
+        damaged: Mapping[str, int] | None = None,
     ) -> None:
         self._version = version
+        self._damaged = damaged or {}
         self._events = events
         self._shims = shims
         self._collections = collections
@@ -55,6 +58,14 @@ class DaemonCollector:
         yield GaugeMetricFamily(
             "supervisord_shims_running", "Shims that the daemon is connected to.", self._shims()
         )
+        damaged = CounterMetricFamily(
+            "supervisord_damaged_records",
+            "How often a list left out a record that is damaged, by noun.",
+            labels=("noun",),
+        )
+        for noun, count in sorted(self._damaged.items()):
+            damaged.add_metric([noun], count)
+        yield damaged
         if self._collections is not None:
             yield from _collected(self._collections)
 

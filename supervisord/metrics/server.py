@@ -67,6 +67,7 @@ class MetricsServer:
         events: Callable[[], Mapping[str, int]] = dict,
         shims: Callable[[], int] = int,
         collections: Totals | None = None,
+        damaged: Mapping[str, int] | None = None,
     ) -> MetricsServer:
         """Listens on ``address`` (HOST:PORT) and measures from now on.
 
@@ -76,7 +77,7 @@ class MetricsServer:
         registry = CollectorRegistry()
         for collector in (
             GrpcCollector(counters, histogram=histogram),
-            DaemonCollector(__version__, events, shims, collections),
+            DaemonCollector(__version__, events, shims, collections, damaged),
         ):
             registry.register(collector)
         if tasks is not None and namespaces is not None:

@@ -40,6 +40,7 @@ def copy(source: sqlite3.Connection, target: Path) -> None:
         with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as copied:
             source.backup(copied)
             copied.execute("PRAGMA journal_mode = DELETE")  # one file, that can be moved
+        part.chmod(0o600)
         _sync(part)
         part.replace(target)
         _sync(target.parent)

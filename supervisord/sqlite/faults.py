@@ -17,7 +17,7 @@ from supervisord.contracts.errors import (
     Unknown,
 )
 
-ADVICE = "stop the daemon and run 'supervisord check --repair'"
+ADVICE = "stop the daemon, and run 'supervisord restore BACKUP' or 'supervisord check --repair'"
 
 _LITTLE = 64 << 10
 

@@ -96,7 +96,7 @@ def _families() -> list[Family]:
     counters = CallCounters()
     counters.method("service", "method", "unary").finished(0, 0.1)
     registry.register(GrpcCollector(counters, histogram=True))
-    registry.register(DaemonCollector("0", lambda: {"/topic": 1}, lambda: 1))
+    registry.register(DaemonCollector("0", lambda: {"/topic": 1}, lambda: 1, None, {"noun": 1}))
     registry.register(ContainerCollector(_statistics))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)

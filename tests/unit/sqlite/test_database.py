@@ -185,7 +185,9 @@ async def test_migrations_are_taken_once(tmp_path: Path) -> None:
 async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     file = tmp_path / "db"
     file.write_bytes(b"not a database" * 100)
-    with pytest.raises(DataLoss, match=f"^{file}: file is not a database: stop the daemon and run"):
+    with pytest.raises(
+        DataLoss, match=f"^{file}: file is not a database: stop the daemon, and run"
+    ):
         await Database.open(file, TABLE)
     assert file.read_bytes() == b"not a database" * 100
 
