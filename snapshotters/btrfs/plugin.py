@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from snapshotters.plugin import ROOT_PATH_HELP, SNAPSHOTTER, root_of
+from snapshotters.plugin import ROOT_PATH_HELP, SNAPSHOTTER, root_of, take
 from supervisord.contracts.errors import FailedPrecondition
 from supervisord.contracts.plugins import PluginContext, Registration, SkipPlugin
 
@@ -12,11 +12,13 @@ from .snapshotter import BtrfsSnapshotter
 
 
 async def _start(context: PluginContext) -> Any:
+    root = root_of(context)
     try:
-        snapshotter = await BtrfsSnapshotter.open(root_of(context))
+        snapshotter = await BtrfsSnapshotter.open(root)
     except FailedPrecondition as error:
         raise SkipPlugin(str(error)) from error
     context.on_close(snapshotter.close)
+    take(context, root)
     return snapshotter
 
 

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 from typing import Any
 
-from snapshotters.plugin import ROOT_PATH_HELP, SNAPSHOTTER, root_of
+from snapshotters.plugin import ROOT_PATH_HELP, SNAPSHOTTER, root_of, take
 from supervisord.contracts.plugins import PluginContext, Registration, SkipPlugin
 from supervisord.contracts.sizes import in_bytes
 
@@ -29,7 +29,9 @@ async def _start(context: PluginContext) -> Any:
         verity=config["enable_fsverity"],
         mount_layers=config["mount_layers"],
     )
-    snapshotter = await ErofsSnapshotter.open(root_of(context), settings)
+    root = root_of(context)
+    take(context, root)
+    snapshotter = await ErofsSnapshotter.open(root, settings)
     context.on_close(snapshotter.close)
     context.capability("rebase")
     return snapshotter

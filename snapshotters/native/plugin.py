@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from snapshotters.plugin import ROOT_PATH_HELP, SNAPSHOTTER, root_of
+from snapshotters.plugin import ROOT_PATH_HELP, SNAPSHOTTER, root_of, take
 from supervisord.contracts.plugins import PluginContext, Registration
 
 from .snapshotter import NativeSnapshotter
 
 
 async def _start(context: PluginContext) -> Any:
-    snapshotter = await NativeSnapshotter.open(root_of(context))
+    root = root_of(context)
+    take(context, root)
+    snapshotter = await NativeSnapshotter.open(root)
     context.on_close(snapshotter.close)
     return snapshotter
 

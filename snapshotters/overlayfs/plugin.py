@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from snapshotters.plugin import ROOT_PATH_HELP, SNAPSHOTTER, root_of
+from snapshotters.plugin import ROOT_PATH_HELP, SNAPSHOTTER, root_of, take
 from supervisord.contracts.plugins import PluginContext, Registration, SkipPlugin
 
 from .probe import supported
@@ -16,8 +16,10 @@ async def _start(context: PluginContext) -> Any:
     config = context.config
     if not await asyncio.to_thread(supported):
         raise SkipPlugin("the kernel knows no overlayfs")
+    root = root_of(context)
+    take(context, root)
     snapshotter = await OverlaySnapshotter.open(
-        root_of(context),
+        root,
         mount_options=config["mount_options"],
         sync_remove=config["sync_remove"],
         upperdir_label=config["upperdir_label"],

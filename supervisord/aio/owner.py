@@ -12,7 +12,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from supervisord.contracts.errors import Error
+from supervisord.contracts.errors import Error, Unavailable
 
 T = TypeVar("T")
 
@@ -42,7 +42,12 @@ class TaskOwner:
         return task
 
     async def shielded(self, work: Coroutine[Any, Any, T], name: str) -> T:
-        """Awaits ``work`` in a task of its own, which goes on if the caller is cancelled."""
+        """Awaits ``work`` in a task of its own, which goes on if the caller is cancelled.
+
+        Raises Unavailable once closed: who asks this late is told so."""
+        if self._closed:
+            work.close()
+            raise Unavailable(f"{self.name} is closed: {name} was not started")
         return await asyncio.shield(self.spawn(work, name))
 
     async def close(self, grace: float = 0.0) -> None:

@@ -62,7 +62,8 @@ class PluginContext(Protocol):
 class Registration:
     """One plugin: ``type`` and ``id`` as containerd names them (``io.containerd.snapshotter.v1``,
     ``overlayfs``), the types it needs started first (``"*"`` for all others), its config keys
-    with their defaults, and whether the daemon can run without it."""
+    with their defaults, whether the daemon can run without it, and the platform that it is for,
+    where that is not this machine's."""
 
     type: str
     id: str
@@ -71,6 +72,7 @@ class Registration:
     config: Mapping[str, Any] = field(default_factory=dict)
     config_help: Mapping[str, str] = field(default_factory=dict)
     required: bool = False
+    platform: str = ""
 
     @property
     def uri(self) -> str:
@@ -97,6 +99,7 @@ class PluginStatus:
     reason: str = ""
     exports: Mapping[str, str] = field(default_factory=dict)
     capabilities: Sequence[str] = ()
+    platform: str = ""
 
 
 class PluginRegistry(Protocol):

@@ -18,6 +18,7 @@ from supervisord.contracts.errors import InvalidArgument
 from supervisord.contracts.plugins import Registration
 
 from . import config_foreign as foreign
+from . import config_proxies as proxies
 from .durations import seconds
 
 VERSIONS = (2, 3)
@@ -26,6 +27,7 @@ FORMATS = ("text", "json")
 DEFAULT_PATH = "/etc/supervisord/config.toml"
 
 TOP = "top"
+PROXIES = "proxy_plugins"
 SECTIONS: Mapping[str, Mapping[str, tuple[Any, str]]] = {
     TOP: {
         "version": (3, "Version of this file's format; 2 and 3 are read."),
@@ -66,11 +68,13 @@ class ConfigError(Exception):
 @dataclass(frozen=True, slots=True)
 class Config:
     """What is in force: the daemon's sections by name, and a table for each plugin by uri;
-    ``ignored`` says of each key that has no effect why."""
+    ``ignored`` says of each key that has no effect why; ``proxies`` are the plugins in other
+    processes by name."""
 
     sections: Mapping[str, Mapping[str, Any]]
     plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)
+    proxies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __getitem__(self, section: str) -> Mapping[str, Any]:
         return self.sections[section]
@@ -114,13 +118,16 @@ def load(
     if path is None and Path(DEFAULT_PATH).exists():
         path = DEFAULT_PATH
     ignored: dict[str, str] = {}
+    proxied: dict[str, dict[str, Any]] = {}
     if path is not None:
         for file, table in _files(Path(path), ()):
             _merge(str(file), table, sections, plugins, registrations, ignored)
+            _merge_proxies(str(file), table.get(PROXIES, {}), proxied)
     for section, values in (flags or {}).items():
         sections[section].update({key: v for key, v in values.items() if v is not None})
-    _note_disabled(sections[TOP]["disabled_plugins"], registrations, ignored)
-    config = Config(sections, plugins, ignored)
+    known = (*registrations, *proxies.registrations(proxied))
+    _note_disabled(sections[TOP]["disabled_plugins"], known, ignored)
+    config = Config(sections, plugins, ignored, proxied)
     _check(config)
     return config
 
@@ -173,11 +180,26 @@ def _merge(
                     raise _unknown(file, where, [f"{key}.{n}" for n in SECTIONS[key]])
         elif key in SECTIONS[TOP]:
             sections[TOP][key] = _typed(file, key, value, SECTIONS[TOP][key][0])
-        elif key == "proxy_plugins":
-            if value:
-                raise ConfigError(f"{file}: {key}: {foreign.PROXIES}")
-        elif not _passed_over(key, value, foreign.SECTIONS, ignored):
-            raise _unknown(file, key, [*SECTIONS[TOP], *list(SECTIONS)[1:], "plugins"])
+        elif key != PROXIES and not _passed_over(key, value, foreign.SECTIONS, ignored):
+            raise _unknown(file, key, [*SECTIONS[TOP], *list(SECTIONS)[1:], "plugins", PROXIES])
+
+
+def _merge_proxies(file: str, tables: Any, proxied: dict[str, dict[str, Any]]) -> None:
+    """A table replaces one of the same name in an earlier file as a whole, as in containerd."""
+    if not isinstance(tables, dict):
+        raise ConfigError(f"{file}: {PROXIES}: must be a table")
+    for name, table in tables.items():
+        where = f"{PROXIES}.{name}"
+        if not isinstance(table, dict):
+            raise ConfigError(f"{file}: {where}: must be a table")
+        for key, value in table.items():
+            if key not in proxies.KEYS:
+                raise _unknown(file, f"{where}.{key}", [f"{where}.{k}" for k in proxies.KEYS])
+            _typed(file, f"{where}.{key}", value, proxies.KEYS[key][0])
+        try:
+            proxied[name] = proxies.checked(name, table)
+        except InvalidArgument as error:
+            raise ConfigError(f"{file}: {where}.{error}") from error
 
 
 def _merge_plugins(

@@ -47,7 +47,7 @@ PLUGINS: Mapping[str, str] = {
     "io.containerd.mount-manager.v1.bolt": "there is no mount manager",
     **{
         f"io.containerd.snapshotter.v1.{name}": "there is no such snapshotter"
-        for name in ("aufs", "blockfile", "devmapper", "stargz", "zfs")
+        for name in ("aufs", "blockfile", "devmapper", "zfs")
     },
     **{
         f"io.containerd.server.v1.{name}": "addresses are set in the sections of their own"
@@ -71,7 +71,3 @@ ALIASES: Mapping[str, str] = {
     "io.containerd.shim.v1.manager": "io.containerd.runtime.v2.task",
 }
 """Plugins that go by another name here."""
-
-
-PROXIES = "proxy plugins are not connected yet; remove the table"
-"""Passing over these would take snapshotters away without a word."""

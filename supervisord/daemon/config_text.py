@@ -22,6 +22,8 @@ def commented(config: Config, registrations: Iterable[Registration]) -> str:
         lines += _table("" if section == TOP else section, values, _help(section))
     for uri, table in sorted(config.plugins.items()):
         lines += _table(f'plugins."{uri}"', table, help_of.get(uri, {}))
+    for name, proxy in sorted(config.proxies.items()):
+        lines += _table(f"proxy_plugins.{_key(name)}", proxy, {})
     return "\n".join(lines).rstrip() + "\n"
 
 

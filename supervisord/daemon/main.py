@@ -106,7 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .offline import run
 
         return run(config, registrations, arguments)
-    return _run(config, registrations, broken)
+    from .config_proxies import registrations as proxied
+
+    return _run(config, (*registrations, *proxied(config.proxies)), broken)
 
 
 def _run(config: Config, registrations: Sequence[Registration], broken: Broken) -> int:

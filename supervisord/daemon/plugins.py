@@ -52,6 +52,7 @@ class _Plugin:
             reason=self.reason,
             exports=self.exports,
             capabilities=tuple(self.capabilities),
+            platform=self.registration.platform,
         )
 
 

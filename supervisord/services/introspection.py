@@ -21,12 +21,21 @@ from .wire import to_any
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 _PLATFORM_TYPES = ("io.containerd.snapshotter.", "io.containerd.differ.", "io.containerd.runtime.")
+_SYSTEMS = ("linux", "windows", "darwin", "freebsd")
 _CODES = {State.SKIPPED: 12, State.FAILED: 2}
 
 
-def _platform() -> types_pb2.Platform:
+def _platform(given: str) -> types_pb2.Platform:
+    """``OS/ARCHITECTURE/VARIANT``, of which the first two may stand alone; "" for this machine."""
     machine = platform.machine()
-    return types_pb2.Platform(os="linux", architecture=_ARCHITECTURES.get(machine, machine))
+    here = types_pb2.Platform(os="linux", architecture=_ARCHITECTURES.get(machine, machine))
+    first, *rest = given.split("/")
+    if not rest and first not in _SYSTEMS:
+        return types_pb2.Platform(os=here.os, architecture=first or here.architecture)
+    architecture, variant = (*rest, "", "")[:2]
+    return types_pb2.Platform(
+        os=first, architecture=architecture or here.architecture, variant=variant
+    )
 
 
 def _to_wire(status: PluginStatus) -> pb.Plugin:
@@ -39,7 +48,7 @@ def _to_wire(status: PluginStatus) -> pb.Plugin:
         capabilities=status.capabilities,
     )
     if status.type.startswith(_PLATFORM_TYPES):
-        plugin.platforms.append(_platform())
+        plugin.platforms.append(_platform(status.platform))
     if status.state is not State.OK:
         reason = status.reason
         if status.state is State.SKIPPED:

@@ -6,35 +6,11 @@ from collections.abc import AsyncIterator, Mapping
 
 from protos.containerd.services.snapshots.v1 import snapshots_pb2 as pb
 from supervisord.contracts.errors import InvalidArgument
-from supervisord.contracts.snapshots import Info, Kind, SnapshotService
+from supervisord.contracts.snapshots import SnapshotService
 
 from .call import Call
-from .wire import nanoseconds, paths, required, timestamp, to_mounts
-
-_BATCH = 100
-_KINDS: dict[int, Kind] = {int(kind): kind for kind in Kind}
-
-
-def _to_wire(info: Info) -> pb.Info:
-    return pb.Info(
-        name=info.name,
-        parent=info.parent,
-        kind=pb.Kind.ValueType(int(info.kind)),
-        created_at=timestamp(info.created_at),
-        updated_at=timestamp(info.updated_at),
-        labels=info.labels,
-    )
-
-
-def _from_wire(info: pb.Info) -> Info:
-    return Info(
-        name=info.name,
-        parent=info.parent,
-        kind=_KINDS.get(info.kind, Kind.UNKNOWN),
-        created_at=nanoseconds(info.created_at),
-        updated_at=nanoseconds(info.updated_at),
-        labels=dict(info.labels),
-    )
+from .snapshot_wire import BATCH, from_info, to_info
+from .wire import paths, required, to_mounts
 
 
 class SnapshotsService:
@@ -82,7 +58,7 @@ class SnapshotsService:
 
     async def stat(self, call: Call, request: pb.StatSnapshotRequest) -> pb.StatSnapshotResponse:
         info = await self._named(request.snapshotter).stat(call.scope, request.key)
-        return pb.StatSnapshotResponse(info=_to_wire(info))
+        return pb.StatSnapshotResponse(info=to_info(info))
 
     async def update(
         self, call: Call, request: pb.UpdateSnapshotRequest
@@ -90,9 +66,9 @@ class SnapshotsService:
         snapshotter = self._named(request.snapshotter)
         required(request.HasField("info"), "info")
         info = await snapshotter.update(
-            call.scope, _from_wire(request.info), paths(request.update_mask)
+            call.scope, from_info(request.info), paths(request.update_mask)
         )
-        return pb.UpdateSnapshotResponse(info=_to_wire(info))
+        return pb.UpdateSnapshotResponse(info=to_info(info))
 
     async def list(
         self, call: Call, request: pb.ListSnapshotsRequest
@@ -100,8 +76,8 @@ class SnapshotsService:
         batch: list[pb.Info] = []
         found = self._named(request.snapshotter).walk(call.scope, tuple(request.filters))
         async for info in found:
-            batch.append(_to_wire(info))
-            if len(batch) == _BATCH:
+            batch.append(to_info(info))
+            if len(batch) == BATCH:
                 yield pb.ListSnapshotsResponse(info=batch)
                 batch = []
         if batch:

@@ -8,7 +8,7 @@ import pytest
 
 from supervisord.aio.locks import KeyedLock
 from supervisord.aio.owner import TaskOwner
-from supervisord.contracts.errors import NotFound
+from supervisord.contracts.errors import NotFound, Unavailable
 
 
 async def test_an_owner_forgets_finished_tasks_and_refuses_newcomers() -> None:
@@ -25,6 +25,8 @@ async def test_an_owner_forgets_finished_tasks_and_refuses_newcomers() -> None:
     assert brief.result() == "kept"
     with pytest.raises(RuntimeError, match="closed"):
         owner.spawn(asyncio.sleep(0), "late")
+    with pytest.raises(Unavailable, match="closed"):
+        await owner.shielded(asyncio.sleep(0), "late")
 
 
 async def test_shielded_work_goes_on_when_its_caller_is_cancelled() -> None:

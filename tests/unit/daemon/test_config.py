@@ -16,6 +16,7 @@ from supervisord.daemon import config_foreign as foreign
 from supervisord.daemon import parts_engine
 from supervisord.daemon.builtins import BUILTINS
 from supervisord.daemon.config import ConfigError, default, load
+from supervisord.daemon.config_proxies import registrations
 from supervisord.daemon.config_text import commented, plain
 
 
@@ -168,10 +169,62 @@ def test_what_containerd_knows_is_passed_over_and_told(tmp_path: Path) -> None:
     assert config.plugins[URI]["slow"] is True
 
 
-def test_proxy_plugins_are_refused_unless_empty(tmp_path: Path) -> None:
-    assert _load(tmp_path, "[proxy_plugins]\n").ignored == {}
-    with pytest.raises(ConfigError, match=r"proxy_plugins: .* not connected"):
-        _load(tmp_path, '[proxy_plugins.stargz]\ntype = "snapshot"\n')
+def test_proxy_plugins(tmp_path: Path) -> None:
+    assert _load(tmp_path, "[proxy_plugins]\n").proxies == {}
+    text = (
+        '[proxy_plugins.stargz]\ntype = "snapshot"\naddress = "unix:///run/s.sock"\n'
+        'capabilities = ["rebase"]\nexports = { root = "/x" }\nplatform = "linux/arm64"\n'
+    )
+    config = _load(tmp_path, text)
+    assert config.proxies["stargz"]["address"] == "/run/s.sock"
+    (plugin,) = registrations(config.proxies)
+    assert plugin.uri == "io.containerd.snapshotter.v1.stargz"
+    assert plugin.platform == "linux/arm64"
+    whole = 'type = "io.containerd.differ.v1"\naddress = "/s"\n'
+    (plugin,) = registrations(_load(tmp_path, f"[proxy_plugins.d]\n{whole}").proxies)
+    assert plugin.uri == "io.containerd.differ.v1.d"
+    assert 'address = "/run/s.sock"' in plain(config)
+
+
+def test_a_proxy_can_be_disabled_by_name(tmp_path: Path) -> None:
+    proxy = '[proxy_plugins.far]\ntype = "snapshot"\naddress = "/s"\n'
+    config = _load(tmp_path, f'disabled_plugins = ["io.containerd.snapshotter.v1.far"]\n{proxy}')
+    assert config.ignored == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('x = "no table"', r"proxy_plugins\.x: must be a table"),
+        ("[proxy_plugins.x]", r"proxy_plugins\.x\.type: '' is none of snapshot, diff"),
+        ('[proxy_plugins.x]\ntype = "foo"', r"proxy_plugins\.x\.type: 'foo' is none of"),
+        ('[proxy_plugins.x]\ntype = "content"\naddress = "/s"', r"x\.type: content is kept"),
+        ('[proxy_plugins.x]\ntype = "diff"', r"proxy_plugins\.x\.address: '' is not the absolute"),
+        ('[proxy_plugins.x]\ntype = "diff"\naddress = "tcp://h:1"', r"x\.address: 'tcp://h:1'"),
+        ("[proxy_plugins.x]\naddress = 5", r"proxy_plugins\.x\.address: must be a string"),
+        ('[proxy_plugins.x]\nadress = "/s"', r"x\.adress; the nearest known one is .*x\.address"),
+        (
+            '[proxy_plugins."../x"]\ntype = "diff"\naddress = "/s"',
+            r"proxy_plugins\.\.\./x\.name: identifier",
+        ),
+        (
+            '[proxy_plugins.x]\ntype = "diff"\naddress = "/s"\nplatform = "a b"',
+            r"proxy_plugins\.x\.platform: 'a b' is not",
+        ),
+        (
+            '[proxy_plugins.x]\ntype = "diff"\naddress = "/s"\nexports = { a = 1 }',
+            r"proxy_plugins\.x\.exports\.a: must be a string",
+        ),
+        (
+            '[proxy_plugins.x]\ntype = "diff"\naddress = "/s"\ntimeout = "0s"',
+            r"proxy_plugins\.x\.timeout: must be above zero",
+        ),
+    ],
+)
+def test_mistakes_in_proxy_plugins_are_named(tmp_path: Path, text: str, says: str) -> None:
+    text = f"[proxy_plugins]\n{text}" if not text.startswith("[") else text
+    with pytest.raises(ConfigError, match=says):
+        _load(tmp_path, text)
 
 
 def test_metadata_goes_by_containerds_name_too(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from supervisord.contracts.snapshots import Mount, Snapshotter
 from supervisord.contracts.typed import TypedValue
 from supervisord.diff import Differ
 from supervisord.metadata.store import Metadata
-from tests.conformance.snapshotters.mounting import mounted
-from tests.conformance.snapshotters.trees import Change
+from supervisord.testing.mounting import mounted
+from supervisord.testing.trees import Change
 from tests.unit.unpack.forks import Forks
 
 SCOPE = Scope("test")

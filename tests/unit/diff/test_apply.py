@@ -23,7 +23,7 @@ from supervisord.contracts.images import Descriptor
 from supervisord.contracts.snapshots import Mount
 from supervisord.diff import Differ
 from supervisord.diff.media import DOCKER, DOCKER_FOREIGN, OCI, OCI_FOREIGN, OCI_GZIP, OCI_ZSTD
-from tests.conformance.snapshotters.mounting import mounted
+from supervisord.testing.mounting import mounted
 from tests.unit.unpack.archives import archive, folder, member
 
 from .conftest import SCOPE, House

@@ -16,8 +16,8 @@ import zstandard
 from supervisord.contracts.errors import InvalidArgument, Unimplemented
 from supervisord.contracts.snapshots import Mount
 from supervisord.diff.media import OCI, OCI_GZIP, OCI_ZSTD
-from tests.conformance.snapshotters.mounting import mounted
-from tests.conformance.snapshotters.trees import (
+from supervisord.testing.mounting import mounted
+from supervisord.testing.trees import (
     Change,
     both,
     chown,

@@ -40,7 +40,19 @@ def configuration() -> str:
     return (
         f"# Configuration\n\n{_NOTE}\nThis is what `supervisord config default` prints. A file "
         "needs only the keys that differ; flags win over the file. A key that does not exist "
-        f"is an error.\n\n```toml\n{text}```\n\n{_foreign()}"
+        f"is an error.\n\n```toml\n{text}```\n\n{_proxies()}{_foreign()}"
+    )
+
+
+def _proxies() -> str:
+    """The keys of plugins in other processes."""
+    from supervisord.daemon.config_proxies import KEYS
+
+    rows = [f"| `{key}` | `{default!r}` | {text} |\n" for key, (default, text) in KEYS.items()]
+    return (
+        "## Plugins in other processes\n\nEach has a table `[proxy_plugins.NAME]`, as with "
+        "containerd; see [plugins](../plugins.md).\n\n"
+        f"| key | default | meaning |\n|---|---|---|\n{''.join(rows)}\n"
     )
 
 
@@ -60,7 +72,7 @@ def _foreign() -> str:
     return (
         "## A file written for containerd\n\nVersions 2 and 3 are read. These keys of containerd's "
         "have no effect; one that is set is named in a warning at the start. "
-        f"{aliases}`proxy_plugins` is refused unless it is empty: {foreign.PROXIES}.\n\n"
+        f"{aliases}\n\n"
         f"| key | why |\n|---|---|\n{table}"
     )
 

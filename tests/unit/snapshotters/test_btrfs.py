@@ -12,8 +12,8 @@ from snapshotters.btrfs import BtrfsSnapshotter
 from supervisord.contracts.errors import AlreadyExists, FailedPrecondition, NotFound
 from supervisord.contracts.snapshots import Kind, Snapshotter
 from supervisord.linux import btrfs as calls
-from tests.conformance.snapshotters.mounting import mounted
-from tests.conformance.snapshotters.suite import SnapshotterSuite
+from supervisord.testing import SnapshotterSuite
+from supervisord.testing.mounting import mounted
 from tests.disks import disk
 
 on_mounts = pytest.mark.blocks("it mounts, and writes to the mounts")
@@ -36,8 +36,11 @@ class TestBtrfs(SnapshotterSuite):
     many_layers = 32  # each waits for two transactions of the disk
 
     @pytest.fixture
-    async def snapshotter(self, btrfs: BtrfsSnapshotter) -> Snapshotter:
-        return btrfs
+    def root(self, volume: Path) -> Path:
+        return volume / "root"
+
+    async def open(self, root: Path) -> Snapshotter:
+        return await BtrfsSnapshotter.open(root, sync_remove=True)
 
 
 def subvolumes(btrfs: BtrfsSnapshotter) -> list[str]:

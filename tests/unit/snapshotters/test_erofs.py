@@ -24,9 +24,9 @@ from supervisord.contracts.errors import (
 from supervisord.contracts.snapshots import Mount, Snapshotter
 from supervisord.linux.mount import mount_points
 from supervisord.linux.mount import mounted as is_mounted
-from tests.conformance.snapshotters.mounting import mounted
-from tests.conformance.snapshotters.suite import SnapshotterSuite
-from tests.conformance.snapshotters.trees import (
+from supervisord.testing import SnapshotterSuite
+from supervisord.testing.mounting import mounted
+from supervisord.testing.trees import (
     both,
     chown,
     contents,
@@ -66,9 +66,10 @@ class TestErofs(SnapshotterSuite):
     renames_lower_directories = False
     commit_keeps_usage = False
 
-    @pytest.fixture
-    async def snapshotter(self, erofs: ErofsSnapshotter) -> Snapshotter:
-        return erofs
+    rebases = True
+
+    async def open(self, root: Path) -> Snapshotter:
+        return await ErofsSnapshotter.open(root, Settings(sync_remove=True))
 
 
 def inside(erofs: ErofsSnapshotter, id: int) -> list[str]:

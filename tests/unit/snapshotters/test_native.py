@@ -14,7 +14,7 @@ from snapshotters.native import NativeSnapshotter
 from snapshotters.native.copy import copy_tree
 from supervisord.contracts.errors import AlreadyExists, FailedPrecondition
 from supervisord.contracts.snapshots import Mount
-from tests.conformance.snapshotters.trees import (
+from supervisord.testing.trees import (
     both,
     chown,
     contents,

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from supervisord.contracts.snapshots import Mount
-from tests.conformance.snapshotters.mounting import mounted
+from supervisord.testing.mounting import mounted
 
 from .archives import archive, folder, member
 from .conftest import Apply

@@ -104,11 +104,8 @@ def contents(root: Path) -> dict[str, tuple[object, ...]]:
             data = path.read_bytes()
         elif stat.S_ISLNK(info.st_mode):
             data = str(path.readlink())
-        first = (
-            name
-            if stat.S_ISDIR(info.st_mode)
-            else inodes.setdefault((info.st_dev, info.st_ino), name)
-        )
+        inode = (info.st_dev, info.st_ino)
+        first = name if stat.S_ISDIR(info.st_mode) else inodes.setdefault(inode, name)
         attributes = {
             key: os.getxattr(path, key, follow_symlinks=False)
             for key in os.listxattr(path, follow_symlinks=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from supervisord.contracts.snapshots import Mount
@@ -19,3 +20,14 @@ def mounted(mounts: Sequence[Mount], target: Path) -> Iterator[Path]:
         yield target
     finally:
         unmount_all(str(target))
+
+
+@asynccontextmanager
+async def mounted_aside(mounts: Sequence[Mount], target: Path) -> AsyncIterator[Path]:
+    """As ``mounted``, in threads."""
+    target.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(mount_all, mounts, str(target))
+    try:
+        yield target
+    finally:
+        await asyncio.to_thread(unmount_all, str(target))

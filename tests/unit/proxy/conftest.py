@@ -1,0 +1,1 @@
+from tests.poller import poller as poller
