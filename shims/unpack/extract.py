@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Callable
 
-from supervisord.contracts.errors import DataLoss, InvalidArgument
+from supervisord.contracts.errors import DataLoss, InvalidArgument, ResourceExhausted
 
 from . import whiteout
 from .header import Entry
@@ -33,12 +33,19 @@ _NOT_FROM_LAYERS = (b"trusted.", b"user.overlay.")
 
 class Extractor:
     """``brought`` is shared with ``whiteouts``: the paths that this layer has brought so far, with
-    the folders that they are in."""
+    the folders that they are in. ``limit`` is the most entries to accept, 0 for any number: each
+    costs memory until the end."""
 
     def __init__(
-        self, reader: TarReader, folders: Folders, whiteouts: Whiteouts, brought: set[bytes]
+        self,
+        reader: TarReader,
+        folders: Folders,
+        whiteouts: Whiteouts,
+        brought: set[bytes],
+        limit: int = 0,
     ) -> None:
         self._reader = reader
+        self._limit = limit
         self._folders = folders
         self._whiteouts = whiteouts
         self._brought = brought
@@ -48,12 +55,14 @@ class Extractor:
 
     def run(self) -> int:
         """Extracts everything; answers the number of entries. Raises InvalidArgument, DataLoss,
-        OSError."""
+        ResourceExhausted, OSError."""
         if not os.listxattr(_ROOT) and not os.stat(_ROOT).st_mode & _SET_ID and os.geteuid() == 0:
             self._plain.add(_ROOT)
         count = 0
         for entry in self._reader:
             count += 1
+            if count > self._limit > 0:
+                raise ResourceExhausted(f"layer: it has more than {self._limit} entries")
             name = clean(entry.name)
             if name:
                 self._entry(name, entry)
@@ -68,7 +77,7 @@ class Extractor:
             return
         path = join(folder, base)
         match entry.type:
-            case b"0" | b"\0" | b"S":
+            case b"0" | b"\0" | b"7" | b"S":
                 self._file(path, entry, plain=folder in self._plain)
             case b"5":
                 self._folder(name, path, entry, plain=folder in self._plain)
@@ -221,6 +230,8 @@ def _check(entry: Entry) -> None:
         raise DataLoss(f"layer: {entry.name!r} has an owner out of range")
     if not all(0 <= number < 1 << 32 for number in entry.device):
         raise DataLoss(f"layer: {entry.name!r} has a device number out of range")
+    if any(not name or b"\0" in name for name in entry.xattrs):
+        raise DataLoss(f"layer: {entry.name!r} has an extended attribute without a proper name")
     if b"\0" in entry.linkname or (entry.type == b"2" and not entry.linkname):
         raise DataLoss(f"layer: {entry.name!r} has a malformed link target")
 

@@ -152,6 +152,8 @@ def parse_records(data: bytes) -> list[tuple[bytes, bytes]]:
         key, equals, value = record[:-1].partition(b"=")
         if end > len(data) or end <= space + 1 or not equals or not key or record[-1:] != b"\n":
             raise DataLoss("layer: a PAX record is malformed")
+        if b"\0" in key:
+            raise DataLoss("layer: a PAX record is malformed")
         records.append((key, value))
         at = end
     return records

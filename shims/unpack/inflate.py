@@ -37,6 +37,8 @@ class Source:
         self._fd = fd
         self._offset = 0
         self._peeked = b""
+        self.ended = False
+        """Whether there was nothing left to read."""
         self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
         if self._regular:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
@@ -46,10 +48,12 @@ class Source:
         if self._peeked:
             data, self._peeked = self._peeked[:size], self._peeked[size:]
             return data
-        if not self._regular:
-            return os.read(self._fd, size)
-        data = os.pread(self._fd, size, self._offset)
-        self._offset += len(data)
+        if self._regular:
+            data = os.pread(self._fd, size, self._offset)
+            self._offset += len(data)
+        else:
+            data = os.read(self._fd, size)
+        self.ended = not data
         return data
 
     def peek(self, count: int) -> bytes:

@@ -1,14 +1,17 @@
 """Reads tar archives as a stream: every entry once, in order, with its contents behind it.
 
 What is understood: v7, ustar, GNU (long names and links, base-256 numbers), PAX (long names,
-sizes, times in nanoseconds, ids, ``SCHILY.xattr.*``), and sparse files in the old GNU form and the
-PAX forms 0.0, 0.1 and 1.0. Global PAX headers are read over, as containerd does. Special headers
-are limited to 1 MiB. Nothing here touches a file system.
+sizes, times in nanoseconds, ids, ``SCHILY.xattr.*``, ``LIBARCHIVE.xattr.*``), and sparse files in
+the old GNU form and the PAX forms 0.0, 0.1 and 1.0. Global PAX headers are read over, as
+containerd does. Special headers are limited to 1 MiB. Nothing here touches a file system.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
 from collections.abc import Iterator
+from urllib.parse import unquote_to_bytes
 
 from supervisord.contracts.errors import DataLoss, InvalidArgument
 
@@ -19,6 +22,7 @@ MAX_SPECIAL = 1 << 20
 MAX_SPARSE = 1 << 20
 
 _XATTR = b"SCHILY.xattr."
+_LIBARCHIVE = b"LIBARCHIVE.xattr."
 _SPARSE = b"GNU.sparse."
 _WITH_DATA = b"0\x007S"
 
@@ -178,6 +182,8 @@ def _apply(entry: Entry, records: list[tuple[bytes, bytes]]) -> None:
     for key, value in records:
         if key.startswith(_XATTR):
             entry.xattrs[key[len(_XATTR) :]] = value
+        elif key.startswith(_LIBARCHIVE):
+            _add_libarchive(entry, key[len(_LIBARCHIVE) :], value)
         elif not value:
             continue
         elif key == b"path":
@@ -194,6 +200,14 @@ def _apply(entry: Entry, records: list[tuple[bytes, bytes]]) -> None:
             entry.mtime_ns = parse_time(value)
         elif key == b"atime":
             entry.atime_ns = parse_time(value)
+
+
+def _add_libarchive(entry: Entry, name: bytes, value: bytes) -> None:
+    """An xattr as bsdtar writes it, besides or instead of the other form, which is preferred: the
+    name percent-encoded, the value in base64. What is not is passed over."""
+    with contextlib.suppress(ValueError):
+        decoded = base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
+        entry.xattrs.setdefault(unquote_to_bytes(name), decoded)
 
 
 def _text(value: bytes) -> bytes:

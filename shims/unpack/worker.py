@@ -1,13 +1,17 @@
 """The unpack worker: applies one layer to one set of mounts, says how it went, and ends.
 
 It runs in a fork of the zygote. Descriptors: the blob (a file, or the read end of a pipe; for a
-diff the write end of one) and the write end of the result pipe. Arguments::
+diff the write end of one), the payloads of stream processors that have one, and the write end of
+the result pipe. Arguments::
 
     operation     "apply" (the default) or "diff" (see diffing)
     compression   "none", or "auto": decided by the first bytes
+    processors    programs that the blob goes through first:
+                  [{"media_type", "path", "args", "env", "payload"}]
     mounts        [{"type", "source", "options", "target"}, ...]
     mountpoint    an empty directory for what has to be mounted
     limit         the most uncompressed bytes, 0 for no limit
+    entries       the most entries, 0 for no limit
     sync          whether to flush the target's file system at the end
 
 The result is one JSON line, ``{"digest", "size", "entries"}`` or ``{"error": {"code",
@@ -22,6 +26,7 @@ import json
 import os
 import select
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from supervisord.contracts.errors import (
     Cancelled,
@@ -38,6 +43,7 @@ from .extract import Extractor
 from .inflate import Source, chunks
 from .paths import Folders
 from .pipeline import Pipeline
+from .processors import Processors
 from .stream import ByteStream
 from .tar import TarReader
 from .target import enter, open_target, parse_mounts
@@ -67,28 +73,44 @@ def _run(
 ) -> Mapping[str, object]:
     operation = arguments.get("operation", "apply")
     if operation == "apply":
-        return apply(arguments, inputs[0], results)
+        return apply(arguments, inputs, results)
     if operation == "diff":
         return diff(arguments, inputs[0])
     raise InvalidArgument(f"operation: {operation!r} is unknown")
 
 
-def apply(arguments: Mapping[str, object], blob: int, results: int) -> Mapping[str, object]:
+def apply(
+    arguments: Mapping[str, object], inputs: Sequence[int], results: int
+) -> Mapping[str, object]:
     """Extracts the layer; answers digest and size of the uncompressed tar."""
+    blob, *payloads = inputs
+    descriptions = cast("Sequence[Mapping[str, Any]]", arguments.get("processors", []))
+    processors = Processors(descriptions, payloads)
+    source = Source(processors.start(blob, results))
+    try:
+        found = _extract(arguments, source, results)
+        processors.finish()
+    except Error as error:
+        raise processors.explain(error, ended=source.ended) from None
+    return found
+
+
+def _extract(arguments: Mapping[str, object], source: Source, results: int) -> Mapping[str, object]:
     target = open_target(
         parse_mounts(arguments.get("mounts")), str(arguments.get("mountpoint", ""))
     )
-    limit = arguments.get("limit", 0)
-    source = chunks(Source(blob), str(arguments.get("compression", "auto")))
-    pipeline = Pipeline(source, limit if isinstance(limit, int) else 0)
+    limit, most = (cast("int", arguments.get(key, 0)) for key in ("limit", "entries"))
+    uncompressed = chunks(source, str(arguments.get("compression", "auto")))
+    pipeline = Pipeline(uncompressed, limit)
     enter(target)
     poll = select.poll()
     poll.register(results, 0)
 
     def next_chunk() -> bytes:
+        chunk = pipeline.next_chunk()
         if poll.poll(0):
             raise Cancelled("layer: nobody waits for the result")
-        return pipeline.next_chunk()
+        return chunk
 
     brought: set[bytes] = set()
     whiteouts: Whiteouts
@@ -99,7 +121,7 @@ def apply(arguments: Mapping[str, object], blob: int, results: int) -> Mapping[s
         whiteouts = Deletions(brought)
         folders = Folders()
     stream = ByteStream(next_chunk)
-    entries = Extractor(TarReader(stream), folders, whiteouts, brought).run()
+    entries = Extractor(TarReader(stream), folders, whiteouts, brought, most).run()
     if target.marks and not target.lowers:
         folders.mark_implied(target.marks)
     stream.drain()

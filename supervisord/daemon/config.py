@@ -180,6 +180,9 @@ def _merge(
                     raise _unknown(file, where, [f"{key}.{n}" for n in SECTIONS[key]])
         elif key in SECTIONS[TOP]:
             sections[TOP][key] = _typed(file, key, value, SECTIONS[TOP][key][0])
+        elif key in foreign.MOVED:
+            uri, name = foreign.MOVED[key]
+            _merge_plugins(file, {uri: {name: value}}, plugins, registrations, ignored)
         elif key != PROXIES and not _passed_over(key, value, foreign.SECTIONS, ignored):
             raise _unknown(file, key, [*SECTIONS[TOP], *list(SECTIONS)[1:], "plugins", PROXIES])
 
@@ -226,7 +229,8 @@ def _merge_plugins(
             key = f"{where}.{name}"
             if name in defaults:
                 kept = plugins.setdefault(uri, dict(defaults))
-                kept[name] = _typed(file, key, value, defaults[name])
+                value = _typed(file, key, value, defaults[name])
+                kept[name] = {**kept[name], **value} if isinstance(value, dict) else value
                 continue
             reason = foreign.PLUGIN_KEYS.get(f"{uri}.{name}", "")
             if not _passed_over(key, value, {key: reason}, ignored):

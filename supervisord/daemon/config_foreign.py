@@ -14,7 +14,6 @@ SECTIONS: Mapping[str, str] = {
     "plugin_dir": "plugins are Python packages with an entry point",
     "cgroup": "the daemon stays in the cgroup in which it was started",
     "timeouts": "each wait has its own deadline",
-    "stream_processors": "layers are tar, gzip or zstd; encrypted ones are not read",
     "grpc.tcp_address": "clients are served on the unix socket only",
     "grpc.tcp_tls_ca": "clients are served on the unix socket only",
     "grpc.tcp_tls_cert": "clients are served on the unix socket only",
@@ -71,3 +70,9 @@ ALIASES: Mapping[str, str] = {
     "io.containerd.shim.v1.manager": "io.containerd.runtime.v2.task",
 }
 """Plugins that go by another name here."""
+
+
+MOVED: Mapping[str, tuple[str, str]] = {
+    "stream_processors": ("io.containerd.differ.v1.walking", "stream_processors"),
+}
+"""Sections that are keys of a plugin here: its uri and the key."""

@@ -219,13 +219,15 @@ def environment(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 async def _walking(context: PluginContext) -> Any:
-    from supervisord.diff import Differ
+    from supervisord.diff import Differ, configured
 
     return Differ(
         context.get(METADATA).content,
         context.get(INTERNAL, "zygote"),
         context.state,
         limit=context.config["layer_limit"],
+        entries=context.config["entry_limit"],
+        processors=configured(context.config["stream_processors"]),
     )
 
 
@@ -360,8 +362,12 @@ REGISTRATIONS = (
         "walking",
         _walking,
         (METADATA, INTERNAL),
-        config={"layer_limit": 1 << 40},
-        config_help={"layer_limit": "Most bytes of an uncompressed layer; 0 for any."},
+        config={"layer_limit": 1 << 40, "entry_limit": 1 << 22, "stream_processors": {}},
+        config_help={
+            "layer_limit": "Most bytes of an uncompressed layer; 0 for any.",
+            "entry_limit": "Most entries of a layer; 0 for any.",
+            "stream_processors": "Programs for other media types, by id: see docs/layers.md.",
+        },
     ),
     Registration(TTRPC, "events", _ttrpc_events, (EVENT,)),
     Registration(SERVICE, "introspection-service", _introspection_service),

@@ -2,5 +2,6 @@
 knows media types, content and descriptors. Used by the diff service and the image unpacker."""
 
 from .differ import Differ
+from .processors import configured
 
-__all__ = ["Differ"]
+__all__ = ["Differ", "configured"]

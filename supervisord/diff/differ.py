@@ -11,7 +11,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 from supervisord.contracts import content
@@ -24,14 +24,17 @@ from supervisord.contracts.snapshots import Mount
 from supervisord.contracts.workers import WorkerSpawner
 
 from . import media, work
+from .processors import BUILT_IN, Processor, chain, opened
 
 DEFAULT_LIMIT = 1 << 40
+DEFAULT_ENTRIES = 1 << 22
 UNCOMPRESSED = "containerd.io/uncompressed"
 
 
 class Differ:
     """``state`` is a directory for mount points (every worker mounts in a namespace of its own, so
-    all share them); ``limit`` is the most bytes that a layer may have uncompressed, 0 for any."""
+    all share them); ``limit`` is the most bytes that a layer may have uncompressed, and ``entries``
+    the most entries, 0 for any; ``processors`` are asked in their order what they accept."""
 
     def __init__(
         self,
@@ -40,11 +43,15 @@ class Differ:
         state: Path | str,
         *,
         limit: int = DEFAULT_LIMIT,
+        entries: int = DEFAULT_ENTRIES,
+        processors: Sequence[Processor] = BUILT_IN,
     ) -> None:
         self._content = content
         self._workers = workers
         self._state = Path(state)
         self._limit = limit
+        self._entries = entries
+        self._processors = processors
 
     async def apply(
         self,
@@ -54,22 +61,32 @@ class Differ:
         options: ApplyOptions,
     ) -> Descriptor:
         """See contracts.diff."""
-        compression = media.reading(descriptor.media_type)
+        steps, media_type = chain(self._processors, descriptor.media_type)
+        compression = media.reading(media_type)
         if not mounts:
             raise InvalidArgument("mounts: must not be empty")
-        reader = await self._content.reader(scope, descriptor.digest)
-        try:
+        with ExitStack() as undo:
+            reader = await self._content.reader(scope, descriptor.digest)
+            undo.callback(reader.close)
+            fds = [reader.fileno()]
+            descriptions = []
+            for processor, taken in steps:
+                payload = options.payloads.get(processor.id)
+                if payload is not None:
+                    fds.append(undo.enter_context(opened(payload)))
+                has_payload = payload is not None
+                descriptions.append({**processor.description(taken), "payload": has_payload})
             arguments = {
                 "operation": "apply",
                 "compression": compression,
+                "processors": descriptions,
                 "mounts": work.describe(mounts),
                 "mountpoint": await self._mountpoint("target"),
                 "limit": self._limit,
+                "entries": self._entries,
                 "sync": options.sync_fs,
             }
-            outcome = await work.run(self._workers, arguments, [reader.fileno()])
-        finally:
-            reader.close()
+            outcome = await work.run(self._workers, arguments, fds)
         return Descriptor(media.OCI, outcome.digest, outcome.size)
 
     async def diff(

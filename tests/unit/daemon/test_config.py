@@ -290,3 +290,17 @@ def test_values_are_checked_before_anything_starts(tmp_path: Path, text: str, wo
     file.write_text(text)
     with pytest.raises(ConfigError, match=words):
         load(str(file), BUILTINS)
+
+
+def test_stream_processors_are_read_as_containerd_writes_them(tmp_path: Path) -> None:
+    """Also where they come from several files."""
+    (tmp_path / "more.toml").write_text('[stream_processors.two]\npath = "b"\n')
+    file = tmp_path / "config.toml"
+    file.write_text('imports = ["more.toml"]\n[stream_processors."x.y"]\npath = "a"\n')
+    config = load(str(file), BUILTINS)
+    found = config.plugins["io.containerd.differ.v1.walking"]["stream_processors"]
+    assert found == {"x.y": {"path": "a"}, "two": {"path": "b"}}
+    assert config.ignored == {}
+    file.write_text("stream_processors = 1\n")
+    with pytest.raises(ConfigError, match="stream_processors: must be a table"):
+        load(str(file), BUILTINS)

@@ -56,9 +56,15 @@ class House:
         return Descriptor(media_type, info.digest, info.size)
 
     async def apply(
-        self, descriptor: Descriptor, mounts: Sequence[Mount], *, sync: bool = False
+        self,
+        descriptor: Descriptor,
+        mounts: Sequence[Mount],
+        *,
+        sync: bool = False,
+        **payloads: TypedValue,
     ) -> Descriptor:
-        return await self.differ.apply(SCOPE, descriptor, mounts, ApplyOptions(sync_fs=sync))
+        options = ApplyOptions(payloads, sync_fs=sync)
+        return await self.differ.apply(SCOPE, descriptor, mounts, options)
 
     async def diff(
         self, lower: Sequence[Mount], upper: Sequence[Mount], **options: object

@@ -137,6 +137,11 @@ def test_a_hard_link_to_a_link_is_one(apply: Apply, root: Path) -> None:
     assert os.readlink(root / "b") == "nowhere"
 
 
+def test_contiguous_files_are_files(apply: Apply, root: Path) -> None:
+    apply(archive(member("f", b"1", type=tarfile.CONTTYPE)))
+    assert (root / "f").read_text() == "1"
+
+
 def test_set_group_folders_do_not_leak_their_group(apply: Apply, root: Path) -> None:
     apply(archive(folder("d", mode=0o2777, gid=9), member("d/f"), folder("d/s", mode=0o755)))
     assert (root / "d/f").stat().st_gid == 0

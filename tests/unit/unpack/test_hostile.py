@@ -127,6 +127,20 @@ def test_a_bomb_meets_its_limit(apply: Apply, root: Path) -> None:
     assert (root / "bomb").stat().st_size <= 10_000_000
 
 
+def test_entries_have_a_limit(apply: Apply, root: Path) -> None:
+    many = archive(*(member(f"f{number}") for number in range(11)))
+    assert "error" not in apply(many, entries=11)
+    error = apply(many, entries=10)["error"]
+    assert (error["code"], error["message"]) == (8, "layer: it has more than 10 entries")
+
+
+@pytest.mark.parametrize("key", ["SCHILY.xattr.", "LIBARCHIVE.xattr.user.%00"])
+def test_xattrs_without_a_proper_name(apply: Apply, key: str) -> None:
+    error = apply(archive(member("f", pax_headers={key: "eA=="})))["error"]
+    assert error["code"] == 15
+    assert "extended attribute" in error["message"]
+
+
 def test_sparse_claims_cost_nothing(apply: Apply, root: Path) -> None:
     headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 40)}
     assert "error" not in apply(archive(member("f", b"x", pax_headers=headers)))

@@ -88,6 +88,23 @@ def test_pax_records_override() -> None:
     assert entry.xattrs == {b"user.a": b"b=c\n"}
 
 
+def test_xattrs_of_bsdtar() -> None:
+    """Its own form counts where the common one is not there."""
+    headers = {
+        "LIBARCHIVE.xattr.user.a%20b": "aGVsbG8",
+        "LIBARCHIVE.xattr.user.both": "b3RoZXI=",
+        "SCHILY.xattr.user.both": "this",
+        "LIBARCHIVE.xattr.user.bad": "!",
+    }
+    ((entry, _),) = read(archive(member("f", pax_headers=headers)))
+    assert entry.xattrs == {b"user.a b": b"hello", b"user.both": b"this"}
+
+
+def test_times_before_1970_have_fractions() -> None:
+    ((entry, _),) = read(archive(member("f", pax_headers={"mtime": "-1.25"})))
+    assert entry.mtime_ns == -1_250_000_000
+
+
 def test_global_headers_are_read_over() -> None:
     whole = tarfile.TarInfo.create_pax_global_header({"path": "no", "comment": "x"})
     found = read(whole + archive(member("f", b"1")))
@@ -180,7 +197,11 @@ def test_numbers_that_are_none(field: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"6 a=b", b"5 a=b\n", b"7 a=b\n", b"6 a:b\n", b" a=b\n", b"-6 a=b\n", b"5 =b\n", b"99"]
+    "data",
+    [
+        *(b"6 a=b", b"5 a=b\n", b"7 a=b\n", b"6 a:b\n", b" a=b\n", b"-6 a=b\n", b"5 =b\n", b"99"),
+        b"8 a\0b=c\n",
+    ],
 )
 def test_malformed_records(data: bytes) -> None:
     with pytest.raises(DataLoss):
