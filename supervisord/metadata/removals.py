@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 
 from supervisord.aio.locks import KeyedLock
 from supervisord.aio.owner import TaskOwner
@@ -31,6 +32,9 @@ from . import references
 log = logging.getLogger(__name__)
 
 _BATCH = 256
+_FILES_AT_ONCE = 32
+_SNAPSHOTS_AT_ONCE = 8
+_FILES = (references.CONTENT, references.INGESTS)
 _NEEDED = (
     "SELECT 1 FROM blobs WHERE digest = :digest"
     " UNION ALL SELECT 1 FROM ingests WHERE expected = :digest LIMIT 1"
@@ -54,6 +58,10 @@ def note_ingest(connection: sqlite3.Connection, number: int) -> None:
 def note_snapshot(connection: sqlite3.Connection, snapshotter: str, backend: str) -> None:
     """To be called when the row of a snapshot is deleted, children first."""
     connection.execute(_NOTE, (references.snapshots(snapshotter), backend))
+
+
+def _put_off(kind: str, key: str, error: Exception) -> None:
+    log.warning("could not remove %s %r, trying again later: %s", kind, key, error)
 
 
 class Removals:
@@ -119,46 +127,72 @@ class Removals:
             ).fetchall()
         )
 
-    async def _carry_out(self, removals: Iterable[_Removal]) -> list[_Removal]:
-        """Answers what has to wait."""
+    async def _carry_out(self, removals: Sequence[_Removal]) -> list[_Removal]:
+        """Answers what has to wait. Files go many at a time; snapshots are begun in order, so
+        that a backend which keeps that order never sees a parent before its child."""
         done: list[tuple[int]] = []
         postponed: list[_Removal] = []
-        for removal in removals:
+        at_once = asyncio.Semaphore(_SNAPSHOTS_AT_ONCE)
+
+        async def snapshot(removal: _Removal) -> None:
             number, kind, key = removal
-            try:
-                await self._remove(kind, key)
-                done.append((number,))
-            except FailedPrecondition:
-                postponed.append(removal)
-            except (Error, OSError) as error:
-                log.warning("could not remove %s %r, trying again later: %s", kind, key, error)
+            async with at_once:
+                try:
+                    await self._remove_snapshot(kind, key)
+                    done.append((number,))
+                except FailedPrecondition:
+                    postponed.append(removal)
+                except (Error, OSError) as error:
+                    _put_off(kind, key, error)
+
+        files = [removal for removal in removals if removal[1] in _FILES]
+        snapshots = [removal for removal in removals if removal[1] not in _FILES]
+        for start in range(0, len(files), _FILES_AT_ONCE):
+            done += await self._remove_files(files[start : start + _FILES_AT_ONCE])
+        await asyncio.gather(*map(snapshot, snapshots))
         if done:
             await self._database.write(
                 lambda c: c.executemany("DELETE FROM removals WHERE id = ?", done), freeing=True
             )
-        return postponed
+        return sorted(postponed)
 
-    async def _remove(self, kind: str, key: str) -> None:
-        if kind == references.CONTENT:
-            await self.remove_blob(key)
-        elif kind == references.INGESTS:
-            await asyncio.to_thread(self._files.remove_ingest, int(key))
-        else:
-            snapshotter = self._snapshotters.get(kind.removeprefix(references.snapshots("")))
-            if snapshotter is None:
-                return  # it is not configured any more; its own recovery finds the orphan
+    async def _remove_files(self, removals: Sequence[_Removal]) -> list[tuple[int]]:
+        """Answers the numbers of what is gone."""
+        async with AsyncExitStack() as stack:
+            for digest in sorted(key for _, kind, key in removals if kind == references.CONTENT):
+                await stack.enter_async_context(self._blob_locks.hold(digest))
+            return await asyncio.to_thread(self._unlink, removals)
+
+    def _unlink(self, removals: Sequence[_Removal]) -> list[tuple[int]]:
+        done: list[tuple[int]] = []
+        for number, kind, key in removals:
             try:
-                await snapshotter.remove(key)
-            except NotFound:
-                log.debug("%s %r was gone already", kind, key)
+                if kind == references.INGESTS:
+                    self._files.remove_ingest(int(key))
+                elif not self._is_needed(key):
+                    self._files.remove_blob(key)
+                done.append((number,))
+            except OSError as error:
+                _put_off(kind, key, error)
+        return done
+
+    def _is_needed(self, digest: str) -> bool:
+        row = self._database.read(lambda c: c.execute(_NEEDED, {"digest": digest}).fetchone())
+        return row is not None
+
+    async def _remove_snapshot(self, kind: str, key: str) -> None:
+        snapshotter = self._snapshotters.get(kind.removeprefix(references.snapshots("")))
+        if snapshotter is None:
+            return  # it is not configured any more; its own recovery finds the orphan
+        try:
+            await snapshotter.remove(key)
+        except NotFound:
+            log.debug("%s %r was gone already", kind, key)
 
     async def remove_blob(self, digest: str) -> None:
         """Removes the file of a blob unless some row needs it (again)."""
         async with self._blob_locks.hold(digest):
-            needed = self._database.read(
-                lambda c: c.execute(_NEEDED, {"digest": digest}).fetchone()
-            )
-            if needed is None:
+            if not self._is_needed(digest):
                 await asyncio.to_thread(self._files.remove_blob, digest)
 
     async def _clean(self, kinds: Iterable[str]) -> None:
