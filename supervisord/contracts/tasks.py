@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from .images import Descriptor
+from .scope import Scope
 from .snapshots import Mount
 from .typed import TypedValue
 
@@ -154,8 +155,11 @@ class TaskManager(Protocol):
     async def pids(self, namespace: str, id: str) -> Sequence[ProcessInfo]: ...
 
     async def checkpoint(
-        self, namespace: str, id: str, parent: str, options: TypedValue
-    ) -> Sequence[Descriptor]: ...
+        self, scope: Scope, id: str, parent: str, options: TypedValue
+    ) -> Sequence[Descriptor]:
+        """What is written to the content store is kept by the scope's lease; without one, by a
+        lease that ends after an hour."""
+        ...
 
     async def update(
         self,

@@ -176,6 +176,7 @@ async def _runtime(context: PluginContext) -> Any:
         context.get(INTERNAL, "zygote"),
         runtimes,
         metadata.content,
+        metadata.leases,
     )
     context.on_close(manager.close)
     await manager.open()

@@ -2,7 +2,9 @@
 
 A checkpoint is a folder that the OCI runtime (by CRIU) writes. With ``image_path`` among the
 options it stays where the client wants it; without, its tar and the container's spec become two
-blobs. Creating from a checkpoint unpacks the tar in the bundle, where Start finds it.
+blobs, under the lease of the request, or else under one of their own that ends after an hour: what
+the client is told of is still there when it refers to it. Creating from a checkpoint unpacks the
+tar in the bundle, where Start finds it.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import secrets
 import shutil
 import tarfile
 import tempfile
+from datetime import UTC, datetime, timedelta
 from io import BufferedReader
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +33,7 @@ from supervisord.contracts.errors import (
     Unimplemented,
 )
 from supervisord.contracts.images import Descriptor
+from supervisord.contracts.leases import Lease, LeaseStore
 from supervisord.contracts.scope import Scope
 from supervisord.contracts.tasks import CreateTask
 from supervisord.contracts.typed import TypedValue
@@ -42,6 +47,7 @@ CONFIG = "application/vnd.containerd.container.checkpoint.config.v1+proto"
 _OPTIONS = "containerd.runc.v1.Options"
 _CHECKPOINT_OPTIONS = "containerd.runc.v1.CheckpointOptions"
 _CHUNK = 1 << 20
+_KEPT = timedelta(hours=1)
 _FROM_PATH = "RestoreFromPath"
 _ROOTFS_DIFF = "rootfs-diff.tar"
 
@@ -51,8 +57,9 @@ M = TypeVar("M", options_pb2.Options, options_pb2.CheckpointOptions)
 class Checkpoints:
     """Moves checkpoints between shims and the content store."""
 
-    def __init__(self, content: ContentStore | None, state: str) -> None:
+    def __init__(self, content: ContentStore | None, leases: LeaseStore | None, state: str) -> None:
         self._content = content
+        self._leases = leases
         self._state = state
 
     async def lay_out(
@@ -91,7 +98,7 @@ class Checkpoints:
         return request.checkpoint is not None and _FROM_PATH in request.checkpoint.annotations
 
     async def make(
-        self, namespace: str, shim: Shim, spec: TypedValue, options: TypedValue
+        self, scope: Scope, shim: Shim, spec: TypedValue, options: TypedValue
     ) -> list[Descriptor]:
         """Checkpoints a task; answers what was written to the content store."""
         if options and options.type_url.rpartition("/")[2] != _CHECKPOINT_OPTIONS:
@@ -107,12 +114,13 @@ class Checkpoints:
             Path(image).mkdir(0o700)
             await shim.checkpoint(image, options)
             await asyncio.to_thread(_pack, image, tar)
+            held = await self._held(scope)
             with await asyncio.to_thread(open, tar, "rb") as file:
-                written = await self._write(namespace, IMAGE, file)
+                written = await self._write(held, IMAGE, file)
             config = Any(type_url=spec.type_url, value=spec.value).SerializeToString()
             Path(tar).write_bytes(config)
             with await asyncio.to_thread(open, tar, "rb") as file:
-                return [written, await self._write(namespace, CONFIG, file)]
+                return [written, await self._write(held, CONFIG, file)]
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, True)
 
@@ -121,10 +129,20 @@ class Checkpoints:
             raise Unimplemented("checkpoints need a content store")
         return self._content
 
-    async def _write(self, namespace: str, media_type: str, file: BufferedReader) -> Descriptor:
+    async def _held(self, scope: Scope) -> Scope:
+        """A scope whose lease keeps what is written."""
+        if scope.lease or self._leases is None:
+            return scope
+        end = datetime.now(UTC) + _KEPT
+        labels = {"containerd.io/gc.expire": end.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        id = f"checkpoint-{secrets.token_hex(8)}"
+        lease = await self._leases.create(scope.namespace, Lease(id, labels=labels))
+        return Scope(scope.namespace, lease.id)
+
+    async def _write(self, scope: Scope, media_type: str, file: BufferedReader) -> Descriptor:
         size = os.fstat(file.fileno()).st_size
         digest = await asyncio.to_thread(_digest, file)
-        content, scope = self._store(), Scope(namespace)
+        content = self._store()
         try:
             ref = f"checkpoint-{digest}"
             writer = await content.writer(scope, ref, total=size, media_type=media_type)

@@ -24,6 +24,8 @@ from supervisord.contracts.events import Exchange
 from supervisord.contracts.filters import Filter, parse
 from supervisord.contracts.identifiers import check_identifier
 from supervisord.contracts.images import Descriptor
+from supervisord.contracts.leases import LeaseStore
+from supervisord.contracts.scope import Scope
 from supervisord.contracts.tasks import (
     CreateTask,
     Exit,
@@ -79,6 +81,7 @@ class TaskManager:
         spawner: ShimSpawner,
         runtimes: OciRuntimes,
         content: ContentStore | None = None,
+        leases: LeaseStore | None = None,
     ) -> None:
         self._settings = settings
         self._exchange = exchange
@@ -92,7 +95,7 @@ class TaskManager:
         self._groups = Groups()
         self._store = BundleStore(settings.state)
         self._runtimes = runtimes
-        self._checkpoints = Checkpoints(content, settings.state)
+        self._checkpoints = Checkpoints(content, leases, settings.state)
         foreign = ForeignLauncher(settings, self._watching)
         self._burial = Burial(self._store, foreign)
         launcher = Launcher(settings, spawner, self._owner)
@@ -393,12 +396,12 @@ class TaskManager:
         await self._ask(namespace, id, lambda shim: shim.update(resources, annotations or {}))
 
     async def checkpoint(
-        self, namespace: str, id: str, parent: str, options: TypedValue
+        self, scope: Scope, id: str, parent: str, options: TypedValue
     ) -> Sequence[Descriptor]:
         """See the contract. ``parent`` has never had a meaning for runc's shims."""
-        shim = await self._shim(namespace, id)
-        spec = self._containers.get(namespace, id).spec
-        return await self._checkpoints.make(namespace, shim, spec, options)
+        shim = await self._shim(scope.namespace, id)
+        spec = self._containers.get(scope.namespace, id).spec
+        return await self._checkpoints.make(scope, shim, spec, options)
 
     async def metrics(self, namespace: str, filters: Sequence[str] = ()) -> Sequence[Metric]:
         """See the contract."""

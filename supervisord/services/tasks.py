@@ -126,7 +126,7 @@ class TasksService:
         self, call: Call, request: pb.CheckpointTaskRequest
     ) -> pb.CheckpointTaskResponse:
         written = await self._manager.checkpoint(
-            call.namespace,
+            call.scope,
             request.container_id,
             request.parent_checkpoint,
             from_any(request.options),

@@ -8,6 +8,7 @@ import io
 import tarfile
 import tempfile
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +25,7 @@ from supervisord.contracts.errors import (
     Unimplemented,
 )
 from supervisord.contracts.images import Descriptor
+from supervisord.contracts.leases import Lease
 from supervisord.contracts.scope import Scope
 from supervisord.contracts.tasks import CreateTask
 from supervisord.contracts.typed import TypedValue, pack
@@ -31,6 +33,7 @@ from supervisord.runtime.bundle import Bundle
 from supervisord.runtime.checkpoint import CONFIG, IMAGE, Checkpoints
 
 NS = "ns"
+SCOPE = Scope(NS)
 SPEC = TypedValue("types.containerd.io/opencontainers/runtime-spec/1/Spec", b"{}")
 
 
@@ -39,8 +42,10 @@ class Content:
 
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}
+        self.scopes: list[Scope] = []
 
     async def writer(self, scope: Scope, ref: str, *, total: int = 0, media_type: str = "") -> Any:
+        self.scopes.append(scope)
         return Ingest(self)
 
     async def reader(self, scope: Scope, digest: str) -> IO[bytes]:
@@ -90,14 +95,31 @@ class Shim:
         (Path(path) / "pages-1.img").write_bytes(b"memory")
 
 
+class Leases:
+    """Those that were made."""
+
+    def __init__(self) -> None:
+        self.made: list[Lease] = []
+
+    async def create(self, namespace: str, lease: Lease) -> Lease:
+        assert namespace == NS
+        self.made.append(lease)
+        return lease
+
+
+@pytest.fixture
+def leases() -> Leases:
+    return Leases()
+
+
 @pytest.fixture
 def content() -> Content:
     return Content()
 
 
 @pytest.fixture
-def checkpoints(content: Content, tmp_path: Path) -> Checkpoints:
-    return Checkpoints(content, str(tmp_path))  # type: ignore[arg-type]
+def checkpoints(content: Content, leases: Leases, tmp_path: Path) -> Checkpoints:
+    return Checkpoints(content, leases, str(tmp_path))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -110,11 +132,11 @@ async def test_there_and_back(
     checkpoints: Checkpoints, content: Content, bundle: Bundle, tmp_path: Path
 ) -> None:
     shim = Shim()
-    image, config = await checkpoints.make(NS, shim, SPEC, TypedValue())  # type: ignore[arg-type]
+    image, config = await checkpoints.make(SCOPE, shim, SPEC, TypedValue())  # type: ignore[arg-type]
     assert (image.media_type, config.media_type) == (IMAGE, CONFIG)
     assert AnyMessage.FromString(content.blobs[config.digest]).value == b"{}"
     assert not Path(shim.paths[0]).exists()
-    again = await checkpoints.make(NS, Shim(), SPEC, TypedValue())  # type: ignore[arg-type]
+    again = await checkpoints.make(SCOPE, Shim(), SPEC, TypedValue())  # type: ignore[arg-type]
     assert again[1] == config
     request = CreateTask("web", checkpoint=image)
     path = await checkpoints.lay_out(NS, request, TypedValue(), bundle)
@@ -122,10 +144,24 @@ async def test_there_and_back(
     assert Path(path, "pages-1.img").read_bytes() == b"memory"
 
 
+async def test_what_is_written_is_held(
+    checkpoints: Checkpoints, content: Content, leases: Leases
+) -> None:
+    own = Scope(NS, "lease")
+    await checkpoints.make(own, Shim(), SPEC, TypedValue())  # type: ignore[arg-type]
+    assert content.scopes == [own, own]
+    assert not leases.made
+    await checkpoints.make(SCOPE, Shim(), SPEC, TypedValue())  # type: ignore[arg-type]
+    (made,) = leases.made
+    assert content.scopes[2:] == [Scope(NS, made.id)] * 2
+    end = datetime.fromisoformat(made.labels["containerd.io/gc.expire"])
+    assert timedelta(minutes=58) < end - datetime.now(UTC) <= timedelta(hours=1)
+
+
 async def test_into_a_folder_of_the_client(checkpoints: Checkpoints, tmp_path: Path) -> None:
     shim = Shim()
     options = pack(options_pb2.CheckpointOptions(image_path=str(tmp_path)))
-    assert await checkpoints.make(NS, shim, SPEC, options) == []  # type: ignore[arg-type]
+    assert await checkpoints.make(SCOPE, shim, SPEC, options) == []  # type: ignore[arg-type]
     assert (tmp_path / "pages-1.img").exists()
 
 
@@ -133,7 +169,7 @@ async def test_a_failed_one_leaves_nothing(
     checkpoints: Checkpoints, content: Content, tmp_path: Path
 ) -> None:
     with pytest.raises(Unimplemented, match="criu"):
-        await checkpoints.make(NS, Shim(fails=True), SPEC, TypedValue())  # type: ignore[arg-type]
+        await checkpoints.make(SCOPE, Shim(fails=True), SPEC, TypedValue())  # type: ignore[arg-type]
     assert not content.blobs
     assert not list(tmp_path.glob("checkpoint-*"))
 
@@ -185,4 +221,4 @@ async def test_wrong_descriptors(
 async def test_wrong_options(checkpoints: Checkpoints) -> None:
     for options in (TypedValue("some.Other", b""), pack(options_pb2.Options())):
         with pytest.raises(InvalidArgument, match="options"):
-            await checkpoints.make(NS, Shim(), SPEC, options)  # type: ignore[arg-type]
+            await checkpoints.make(SCOPE, Shim(), SPEC, options)  # type: ignore[arg-type]
