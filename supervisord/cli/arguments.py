@@ -42,6 +42,8 @@ NOUNS = (
     NounEntry("content", "content", "manage content"),
     NounEntry("namespaces", "namespaces", "manage namespaces", ("namespace", "ns")),
     NounEntry("leases", "leases", "manage leases", ("lease",)),
+    NounEntry("gc", "gc", "remove what nothing refers to, or list it"),
+    NounEntry("why", "why", "tell what keeps a thing alive"),
     NounEntry("events", "events", "show events as they happen", ("event",)),
     NounEntry("top", "top", "show what running containers use"),
     NounEntry("logs", "logs", "show the log file of a container"),

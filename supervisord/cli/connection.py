@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from protos.containerd.services.snapshots.v1.snapshots_pb2_grpc import SnapshotsStub
     from protos.containerd.services.tasks.v1.tasks_pb2_grpc import TasksStub
     from protos.containerd.services.version.v1.version_pb2_grpc import VersionStub
+    from protos.supervisord.gc.v1.gc_pb2_grpc import GCStub
 
 MAX_MESSAGE = 16 << 20
 DEFAULT_SNAPSHOTTER = "overlayfs"
@@ -138,6 +139,12 @@ class Connection:
         from protos.containerd.services.events.v1.events_pb2_grpc import EventsStub
 
         return EventsStub(self.channel)
+
+    @cached_property
+    def gc(self) -> GCStub:
+        from protos.supervisord.gc.v1.gc_pb2_grpc import GCStub
+
+        return GCStub(self.channel)
 
     @cached_property
     def images(self) -> ImagesStub:

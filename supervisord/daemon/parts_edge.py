@@ -15,6 +15,7 @@ LEASE = "io.containerd.lease.v1"
 EVENT = "io.containerd.event.v1"
 METADATA = "io.containerd.metadata.v1"
 GC = "io.containerd.gc.v1"
+METADATA = "io.containerd.metadata.v1"
 
 
 async def _version(context: PluginContext) -> Any:
@@ -64,6 +65,14 @@ async def _leases(context: PluginContext) -> Any:
 
     descriptor = leases_pb2.DESCRIPTOR.services_by_name["Leases"]
     return GrpcService(descriptor, LeasesService(context.get(LEASE)))
+
+
+async def _gc(context: PluginContext) -> Any:
+    from protos.supervisord.gc.v1 import gc_pb2
+    from supervisord.services.gc import GCService
+
+    descriptor = gc_pb2.DESCRIPTOR.services_by_name["GC"]
+    return GrpcService(descriptor, GCService(context.get(GC), context.get(METADATA).inspection))
 
 
 async def _snapshots(context: PluginContext) -> Any:
@@ -147,6 +156,7 @@ REGISTRATIONS = (
     Registration(GRPC, "content", _content, (SERVICE,)),
     Registration(GRPC, "diff", _diff, (SERVICE,)),
     Registration(GRPC, "events", _events, (EVENT,)),
+    Registration(GRPC, "gc", _gc, (GC, METADATA)),
     Registration(GRPC, "healthcheck", _health),
     Registration(GRPC, "images", _images, (SERVICE, GC)),
     Registration(GRPC, "leases", _leases, (LEASE,)),

@@ -37,6 +37,17 @@ _UNITS = {
 }
 
 
+MET = """
+SELECT c.namespace AS namespace, c.owner_kind AS kind, c.owner_key AS key,
+        c.kind AS to_kind, c.key AS to_key
+    FROM conditions c CROSS JOIN conditions u
+        ON u.namespace = c.namespace AND u.owner_kind = c.kind AND u.owner_key = c.key
+    WHERE u.operator = '@' AND (c.operator = '<' AND :now - u.value < c.value
+        OR c.operator = '>' AND :now - u.value > c.value)
+"""
+"""A query: the references whose condition is met at ``:now``."""
+
+
 class Row(NamedTuple):
     """The columns after the owner's."""
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from supervisord.contracts.collectible import Collectible
 
-from . import references
+from . import conditions, references
 from .nodes import LEASES, Node, outside
 
 PIECE = 512
@@ -29,11 +29,7 @@ WITH RECURSIVE also(namespace, kind, key, to_kind, to_key) AS MATERIALIZED (
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
             json_extract(value, '$[3]'), json_extract(value, '$[4]')
         FROM json_each(:edges)
-    UNION ALL SELECT c.namespace, c.owner_kind, c.owner_key, c.kind, c.key
-        FROM conditions c CROSS JOIN conditions u
-            ON u.namespace = c.namespace AND u.owner_kind = c.kind AND u.owner_key = c.key
-        WHERE u.operator = '@' AND (c.operator = '<' AND :now - u.value < c.value
-            OR c.operator = '>' AND :now - u.value > c.value)
+    UNION ALL {met}
 ), live(namespace, kind, key, flat) AS (
     SELECT namespace, 'leases', id, flat FROM leases
         WHERE expires_at IS NULL OR expires_at >= :now
@@ -72,8 +68,8 @@ UNION ALL SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'),
     FROM json_each(:outside)
 EXCEPT SELECT namespace, kind, key FROM live
 """
-_PLAIN = _LIVE.format(also="") + _GARBAGE
-_WITH_MORE = _LIVE.format(also=_ALSO) + _GARBAGE
+_PLAIN = _LIVE.format(met=conditions.MET, also="") + _GARBAGE
+_WITH_MORE = _LIVE.format(met=conditions.MET, also=_ALSO) + _GARBAGE
 
 
 class Found(NamedTuple):

@@ -27,6 +27,7 @@ from .containers import Containers
 from .content import Content, Parts
 from .garbage import Garbage
 from .images import Images
+from .inspection import Inspection
 from .leases import Leases
 from .lost import Lost
 from .namespaces import Namespaces
@@ -43,7 +44,7 @@ _GRACE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """The stores, by noun. ``garbage`` is what a collector sweeps."""
+    """The stores, by noun. ``garbage`` is what a collector sweeps, ``inspection`` looks at it."""
 
     database: Database
     namespaces: Namespaces
@@ -56,6 +57,7 @@ class Metadata:
     garbage: Garbage
     checker: StoreCheck
     _lost: Lost
+    inspection: Inspection
     _parts: Parts
     _numbers: Sequence
     _backends: Mapping[str, Snapshotter]
@@ -94,6 +96,7 @@ class Metadata:
         parts = Parts(commits, files, removals, locks, executor, owner)
         content = Content(parts, numbers, isolated=policy == "isolated")
         leases = Leases(commits)
+        garbage = Garbage(commits, removals, content.open_ingests)
         stores = {
             name: Snapshots(name, backend, commits, numbers, removals, owner)
             for name, backend in snapshotters.items()
@@ -107,9 +110,10 @@ class Metadata:
             leases=leases,
             content=content,
             snapshots=stores,
-            garbage=Garbage(commits, removals, content.open_ingests),
             checker=StoreCheck(parts, leases, stores, snapshotters, numbers, lost),
             _lost=lost,
+            garbage=garbage,
+            inspection=Inspection(database, garbage, files, stores),
             _parts=parts,
             _numbers=numbers,
             _backends=dict(snapshotters),

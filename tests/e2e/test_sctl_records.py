@@ -149,3 +149,71 @@ def test_timeouts(sctl: Sctl, daemon: Daemon, tmp_path: Path) -> None:
 
 def test_debug_shows_the_traceback(sctl: Sctl) -> None:
     assert "Traceback" in sctl("--debug", "content", "get", "nonsense", code=1).err
+
+
+# Garbage collection --------------------------------------------------------------------------
+
+
+def _blob(sctl: Sctl, text: str, *labels: str) -> str:
+    words = [word for label in labels for word in ("--label", label)]
+    return sctl("content", "ingest", *words, text, input=text.encode()).out.strip()
+
+
+def test_gc(sctl: Sctl, unique: str) -> None:
+    kept = _blob(sctl, f"kept {unique}", "containerd.io/gc.root=1")
+    gone = _blob(sctl, f"gone {unique}")
+    assert sctl("gc").out.startswith(("collected ", "nothing to collect"))
+    assert sctl("content", "ls", "-q").out.split() == [kept]
+    assert gone != kept
+    assert json.loads(sctl("gc", "--format", "json").out)["seconds"] > 0
+
+
+@pytest.mark.only("containerd", reason="the other one can tell")
+def test_gc_of_another_daemon(sctl: Sctl) -> None:
+    sctl.refused("gc", "--dry-run", says="this daemon cannot tell")
+    sctl.refused("why", "thing", says="this daemon cannot tell")
+
+
+_OURS = pytest.mark.only("supervisord", reason="the service is our own")
+
+
+@_OURS
+def test_gc_takes_what_it_showed(sctl: Sctl, unique: str) -> None:
+    kept = _blob(sctl, f"kept {unique}", "containerd.io/gc.root=1")
+    sctl("leases", "create", "--id", unique)
+    gone = _blob(sctl, f"gone {unique}", "containerd.io/gc.root=1")
+    sctl("leases", "add-resource", unique, "content", gone)
+    sctl("content", "label", gone, "containerd.io/gc.root=")
+    where = ["--only", sctl.namespace]
+    assert sctl("gc", "--dry-run", *where).out == "nothing would go\n"
+    lines = sctl("why", gone).out.splitlines()
+    assert lines[0] == f"blob {gone}: kept by 1 thing"
+    assert lines[1].startswith(f"  lease {unique}, until ")
+    assert lines[2] == f"    held: blob {gone}"
+    sctl("leases", "rm-resource", unique, "content", gone)
+    size = len(f"gone {unique}")
+    # The daemon may have collected it by itself meanwhile.
+    shown = json.loads(sctl("gc", "--dry-run", "--format", "json", *where).out)
+    assert shown in (
+        [],
+        [{"namespace": sctl.namespace, "type": "content", "id": gone, "size": size}],
+    )
+    sctl("gc")
+    assert sctl("content", "ls", "-q").out.split() == [kept]
+    sctl.refused("why", gone, says="nothing in namespace")
+    assert sctl("why", kept[7:20]).out == (
+        f"blob {kept}: kept by its own label containerd.io/gc.root\n"
+    )
+
+
+@_OURS
+def test_why_an_image_is_there(stand: Stand) -> None:
+    assert stand.sctl("why", stand.image).out == f"image {stand.image}: stays until it is removed\n"
+    (record,) = json.loads(stand.sctl("images", "ls", "--format", "json").out)
+    (why,) = json.loads(stand.sctl("why", "--format", "json", record["digest"]).out)
+    assert why["kept"]
+    assert {chain["links"][0]["type"] for chain in why["chains"]} == {"images"}
+    snapshot = stand.sctl("snapshots", "ls", "-q").out.split()[0]
+    text = stand.sctl("why", "--type", "snapshots", snapshot).out
+    assert f"image {stand.image}" in text
+    assert "containerd.io/gc.ref.snapshot.overlayfs: overlayfs snapshot" in text
