@@ -56,7 +56,12 @@ def pytest_collection_finish() -> None:
 _KERNELS = ("this kernel has no ", "no memory controller here", "runsc does not run")
 _MACHINE = ("the machine is an x86_64", "the machine is not to be had: ")
 """That of ``tests/e2e/vm``: not every processor can be it, not every distribution has its parts."""
-_NOTHING_TO_TEST = ("the noun is a command itself", "containerd accepts this", "CRIU is here")
+_NOTHING_TO_TEST = (
+    "the noun is a command itself",
+    "containerd accepts this",
+    "CRIU is here",
+    "containerd-stargz-grpc is not installed",
+)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
-from snapshotters.plugin import SNAPSHOTTER
+from snapshotters.plugin import ROOT_PATH, SNAPSHOTTER
 from snapshotters.registrations import SNAPSHOTTERS
 from supervisord.contracts.errors import InvalidArgument, NotFound
 from supervisord.contracts.plugins import PluginRegistry, PluginStatus, Registration
@@ -44,10 +44,11 @@ def configured(registration: Registration, options: Sequence[str]) -> dict[str, 
         key, equals, text = option.partition("=")
         if not equals:
             raise InvalidArgument(f"option {option!r}: must be KEY=VALUE")
-        if key not in registration.config:
-            known = ", ".join(sorted(registration.config)) or "none"
+        known = sorted(set(registration.config) - {ROOT_PATH})
+        if key not in known:
             raise InvalidArgument(
-                f"option {key}: {registration.id} has no such key (it has {known})"
+                f"option {key}: {registration.id} has no such key; it has "
+                + (", ".join(known) or "none")
             )
         config[key] = _value(key, text, registration.config[key])
     return config

@@ -10,7 +10,7 @@ from supervisord.services.server import bind
 
 from .service import ProxyService
 
-GRACE = 10.0
+GRACE = 30.0
 """Seconds that calls may take to end after a stop was asked for."""
 
 

@@ -116,6 +116,12 @@ class Snapshotter(Protocol):
     async def close(self) -> None: ...
 
 
+def is_remote(snapshotter: object) -> bool:
+    """Whether a snapshotter says that it is in another process (``remote = True``): one that may
+    be away, or hang, and that nobody but its callers waits for."""
+    return bool(getattr(snapshotter, "remote", False))
+
+
 class SnapshotService(Protocol):
     """The namespaced snapshotter of one name (``overlayfs``), as clients and engines use it.
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from supervisord.content.blobs import BlobFiles
 from supervisord.contracts.errors import Error, FailedPrecondition, NotFound
-from supervisord.contracts.snapshots import Kind, Snapshotter
+from supervisord.contracts.snapshots import Kind, Snapshotter, is_remote
 from supervisord.sqlite.database import Database
 
 from . import snapshot_rows
@@ -96,6 +96,14 @@ async def _remove_all(name: str, backend: Snapshotter, keys: set[str]) -> int:
     return removed
 
 
+async def _recovered(database: Database, name: str, backend: Snapshotter, numbers: Sequence) -> int:
+    try:
+        return await recover_snapshots(database, name, backend, numbers)
+    except (Error, OSError) as error:
+        log.error("snapshotter %s was not checked for orphans: %s", name, error)
+        return 0
+
+
 async def recover_all(
     database: Database,
     files: BlobFiles,
@@ -110,11 +118,11 @@ async def recover_all(
         removed += await recover_content(database, files, removals, numbers)
     except (Error, OSError) as error:
         log.error("content was not checked for orphans: %s", error)
-    for name, backend in snapshotters.items():
-        try:
-            removed += await recover_snapshots(database, name, backend, numbers)
-        except (Error, OSError) as error:
-            log.error("snapshotter %s was not checked for orphans: %s", name, error)
-    await removals.drain(cleanup=True)
+    for remote in (False, True):  # in another process last: that may be away, or hang
+        for name, backend in snapshotters.items():
+            if is_remote(backend) is remote:
+                removed += await _recovered(database, name, backend, numbers)
+        if not remote:
+            await removals.drain(cleanup=True)
     if removed:
         log.info("recovery removed %d orphans", removed)

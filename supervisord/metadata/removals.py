@@ -4,6 +4,9 @@ A transaction that drops the last row of a blob, an ingest or a snapshot writes 
 same breath (``note_*``). ``drain`` carries the removals out, and forgets them when that is done; a
 crash in between leaves them for the next start. What the backend refuses for now (a snapshot whose
 children are still there) is tried again after the others, and at the next drain.
+
+Each snapshotter has a lane of its own, and the files of content another: one that hangs holds up
+only itself. For one in another process a drain waits ``PATIENCE`` seconds and no longer.
 """
 
 from __future__ import annotations
@@ -11,27 +14,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 
 from supervisord.aio.locks import KeyedLock
 from supervisord.aio.owner import TaskOwner
 from supervisord.content.blobs import BlobFiles
 from supervisord.contracts.errors import (
+    DeadlineExceeded,
     Error,
     FailedPrecondition,
     NotFound,
     Unavailable,
     Unimplemented,
 )
-from supervisord.contracts.snapshots import Snapshotter
+from supervisord.contracts.snapshots import Snapshotter, is_remote
 from supervisord.sqlite.database import Database
 
 from . import references
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 5.0
+"""Seconds for which a drain waits for what is removed in another process."""
+
 _BATCH = 256
+_HERE = ""  # the lane of blobs and ingests
+_SNAPSHOTS = references.snapshots("")
 _FILES_AT_ONCE = 32
 _SNAPSHOTS_AT_ONCE = 8
 _FILES = (references.CONTENT, references.INGESTS)
@@ -42,6 +51,7 @@ _NEEDED = (
 _NOTE = "INSERT INTO removals (kind, key) VALUES (?, ?)"
 
 _Removal = tuple[int, str, str]
+_Unreachable = (Unavailable, DeadlineExceeded)
 
 
 def note_blob(connection: sqlite3.Connection, digest: str) -> None:
@@ -80,7 +90,9 @@ class Removals:
         self._blob_locks = blob_locks
         self._snapshotters = snapshotters
         self._owner = owner
-        self._lock = asyncio.Lock()
+        self._lanes = KeyedLock()
+        self._waiting: dict[str, asyncio.Task[None]] = {}
+        self._to_clean: set[str] = set()
         self._again = False
 
     def poke(self) -> None:
@@ -92,24 +104,64 @@ class Removals:
 
     async def drain(self, *, cleanup: bool = False) -> None:
         """Carries out all that was noted before the call. With ``cleanup`` the snapshotters that
-        were concerned also free what their removes left behind."""
-        async with self._lock:
-            self._again = False
-            concerned: set[str] = set()
-            last = 0
-            postponed: list[_Removal] = []
-            while batch := self._after(last):
-                last = batch[-1][0]
-                concerned.update(kind for _, kind, _ in batch)
-                postponed += await self._carry_out(batch)
-            while postponed:
-                left = await self._carry_out(postponed)
-                if len(left) == len(postponed):
-                    log.warning("%d removals are put off, %r first", len(left), left[0][2])
-                    break
-                postponed = left
-            if cleanup:
-                await self._clean(concerned)
+        were concerned also free what their removes left behind.
+
+        Raises Unavailable once the daemon stops."""
+        self._again = False
+        kinds = self._database.read(
+            lambda c: {kind for (kind,) in c.execute("SELECT DISTINCT kind FROM removals")}
+        )
+        lanes = {_HERE if kind in _FILES else kind for kind in kinds}
+        if cleanup:
+            self._to_clean |= lanes
+        here = {self._lane(lane) for lane in lanes if not self._is_far(lane)}
+        far = {self._lane(lane) for lane in lanes if self._is_far(lane)}
+        if far:
+            far, late = await asyncio.wait(far, timeout=PATIENCE)
+            if late:
+                log.warning("%d snapshotters in other processes are slow to remove", len(late))
+        if here:
+            await asyncio.wait(here)
+        for lane in here | far:
+            lane.result()
+
+    def _is_far(self, lane: str) -> bool:
+        return is_remote(self._snapshotters.get(lane.removeprefix(_SNAPSHOTS)))
+
+    def _lane(self, lane: str) -> asyncio.Task[None]:
+        """The next run of a lane: one that has not begun serves all who ask until it does."""
+        waiting = self._waiting.get(lane)
+        if waiting is None:
+            try:
+                waiting = self._owner.spawn(self._run(lane), f"removals of {lane or 'files'}")
+            except RuntimeError as error:
+                raise Unavailable(str(error)) from error
+            self._waiting[lane] = waiting
+        return waiting
+
+    async def _run(self, lane: str) -> None:
+        async with self._lanes.hold(lane):
+            del self._waiting[lane]
+            try:
+                await self._remove_all(lane)
+            except _Unreachable as error:
+                log.warning("removals of %s wait: %s", lane, error)
+
+    async def _remove_all(self, lane: str) -> None:
+        last = 0
+        postponed: list[_Removal] = []
+        while batch := self._after(lane, last):
+            last = batch[-1][0]
+            postponed += await self._carry_out(batch)
+        while postponed:
+            left = await self._carry_out(postponed)
+            if len(left) == len(postponed):
+                log.warning("%d removals are put off, %r first", len(left), left[0][2])
+                break
+            postponed = left
+        if lane in self._to_clean:
+            self._to_clean.discard(lane)
+            await self._clean(lane)
 
     async def _in_background(self) -> None:
         try:
@@ -119,29 +171,38 @@ class Removals:
         except Exception as error:
             log.error("removals are put off: %s", error, exc_info=error)
 
-    def _after(self, last: int) -> list[_Removal]:
+    def _after(self, lane: str, last: int) -> list[_Removal]:
+        kinds = (lane, lane) if lane else _FILES
         return self._database.read(
             lambda c: c.execute(
-                "SELECT id, kind, key FROM removals WHERE id > ? ORDER BY id LIMIT ?",
-                (last, _BATCH),
+                "SELECT id, kind, key FROM removals WHERE id > ? AND kind IN (?, ?)"
+                " ORDER BY id LIMIT ?",
+                (last, *kinds, _BATCH),
             ).fetchall()
         )
 
     async def _carry_out(self, removals: Sequence[_Removal]) -> list[_Removal]:
         """Answers what has to wait. Files go many at a time; snapshots are begun in order, so
-        that a backend which keeps that order never sees a parent before its child."""
+        that a backend which keeps that order never sees a parent before its child.
+
+        Raises one of _Unreachable: then the rest was not even tried."""
         done: list[tuple[int]] = []
         postponed: list[_Removal] = []
+        unreachable: list[Error] = []
         at_once = asyncio.Semaphore(_SNAPSHOTS_AT_ONCE)
 
         async def snapshot(removal: _Removal) -> None:
             number, kind, key = removal
             async with at_once:
+                if unreachable:
+                    return
                 try:
                     await self._remove_snapshot(kind, key)
                     done.append((number,))
                 except FailedPrecondition:
                     postponed.append(removal)
+                except _Unreachable as error:
+                    unreachable.append(error)
                 except (Error, OSError) as error:
                     _put_off(kind, key, error)
 
@@ -154,6 +215,8 @@ class Removals:
             await self._database.write(
                 lambda c: c.executemany("DELETE FROM removals WHERE id = ?", done), freeing=True
             )
+        if unreachable:
+            raise unreachable[0]
         return sorted(postponed)
 
     async def _remove_files(self, removals: Sequence[_Removal]) -> list[tuple[int]]:
@@ -181,7 +244,7 @@ class Removals:
         return row is not None
 
     async def _remove_snapshot(self, kind: str, key: str) -> None:
-        snapshotter = self._snapshotters.get(kind.removeprefix(references.snapshots("")))
+        snapshotter = self._snapshotters.get(kind.removeprefix(_SNAPSHOTS))
         if snapshotter is None:
             return  # it is not configured any more; its own recovery finds the orphan
         try:
@@ -195,14 +258,13 @@ class Removals:
             if not self._is_needed(digest):
                 await asyncio.to_thread(self._files.remove_blob, digest)
 
-    async def _clean(self, kinds: Iterable[str]) -> None:
-        for kind in kinds:
-            snapshotter = self._snapshotters.get(kind.removeprefix(references.snapshots("")))
-            if snapshotter is None:
-                continue
-            try:
-                await snapshotter.cleanup()
-            except Unimplemented:
-                continue
-            except (Error, OSError) as error:
-                log.warning("%s: cleanup failed: %s", kind, error)
+    async def _clean(self, lane: str) -> None:
+        snapshotter = self._snapshotters.get(lane.removeprefix(_SNAPSHOTS))
+        if snapshotter is None:
+            return
+        try:
+            await snapshotter.cleanup()
+        except Unimplemented:
+            return
+        except (Error, OSError) as error:
+            log.warning("%s: cleanup failed: %s", lane, error)

@@ -6,6 +6,7 @@ runs in the background afterwards.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from supervisord.aio.owner import TaskOwner
 from supervisord.content.blobs import BlobFiles
 from supervisord.contracts.events import Publisher
 from supervisord.contracts.leases import Collector
-from supervisord.contracts.snapshots import Snapshotter
+from supervisord.contracts.snapshots import Snapshotter, is_remote
 from supervisord.sqlite.database import Database
 
 from . import snapshot_rows
@@ -84,6 +85,8 @@ class Metadata:
             used = await _highest_number(snapshotters, files) if is_new or lost.known() else 0
             if is_new and (used or files.has_blobs()):
                 lost.note("the metadata is new, but there are blobs or snapshots")
+            if (is_new or lost.known()) and any(map(is_remote, snapshotters.values())):
+                used = max(used, int(time.time()))  # no daemon counts that fast
             numbers = await Sequence.open(database, "backend", above=used)
         except BaseException:
             await database.close()
@@ -148,9 +151,11 @@ class Metadata:
 
 async def _highest_number(snapshotters: Mapping[str, Snapshotter], files: BlobFiles) -> int:
     """The highest that was ever given to a snapshot or an ingest which is still there; 0 for
-    none."""
+    none. Those in other processes are not asked, because they may be away."""
     highest = max(files.all_ingests(), default=0)
     for backend in snapshotters.values():
+        if is_remote(backend):
+            continue
         async for info in backend.walk():
             highest = max(highest, snapshot_rows.number(info.name) or 0)
     return highest

@@ -39,6 +39,8 @@ class ProxySnapshotter:
     """``namespace`` is told with every call, instead of that in the key. ``channel`` is closed
     with it if it is its ``own``."""
 
+    remote = True
+
     def __init__(
         self,
         channel: Channel,

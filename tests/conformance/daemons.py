@@ -8,6 +8,7 @@ known by a token in its environment or by the folder in its command line, never 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,10 +188,14 @@ class Supervisord(Daemon):
     """Ours, from this source tree."""
 
     name = "supervisord"
+    disabled: Sequence[str] = ()
 
     def command(self) -> list[str]:
         config = self.base / "config.toml"
-        config.write_text(f"version = 3\n{COLLECT_ON_REQUEST}{self.more}")
+        disabled = json.dumps(list(self.disabled))
+        config.write_text(
+            f"version = 3\ndisabled_plugins = {disabled}\n{COLLECT_ON_REQUEST}{self.more}"
+        )
         return [
             sys.executable,
             "-m",

@@ -42,7 +42,7 @@ def address() -> Iterator[str]:
 
 @pytest.fixture
 async def client(address: str) -> AsyncIterator[ProxySnapshotter]:
-    opened = ProxySnapshotter(Channel(address), "far", seconds=5.0, own=True)
+    opened = ProxySnapshotter(Channel(address), "far", seconds=60.0, own=True)
     yield opened
     await opened.close()
 
@@ -275,7 +275,7 @@ async def test_a_list_of_many_comes_in_batches(
 ) -> None:
     native = await NativeSnapshotter.open(tmp_path / "root")
     async with serving(native, address):
-        names = {f"key-{number}" for number in range(250)}
+        names = {f"key-{number}" for number in range(120)}
         await asyncio.gather(*(client.view(name, "", {}) for name in names))
         found = [info.name async for info in client.walk()]
         assert sorted(found) == sorted(names)
