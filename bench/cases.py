@@ -6,7 +6,6 @@ A case leaves the daemon as it found it, so that the order of cases does not mat
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,14 +19,13 @@ from statistics import median
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
-from bench import figures, heap, layers, streams
+from bench import contents, figures, heap, layers, streams
 from bench import idle as _idle
 from bench.bare import bare
 from bench.client import META, PROCESS, Client, oci_spec, unique
 from bench.figures import Figure, quantile
 from bench.merging import merging
 from protos.containerd.services.containers.v1 import containers_pb2 as containers
-from protos.containerd.services.content.v1 import content_pb2 as content
 from protos.containerd.services.events.v1 import events_pb2 as events
 from protos.containerd.services.namespaces.v1 import namespaces_pb2 as namespaces
 from protos.containerd.services.tasks.v1 import tasks_pb2 as tasks
@@ -172,19 +170,8 @@ def stdout(client: Client, plan: Plan) -> Values:
 
 
 def blobs(client: Client, plan: Plan) -> Values:
-    """One blob of 128 MiB, written and read."""
-    size = 128
-    data = os.urandom(size << 20)
-    began = time.perf_counter()
-    digest = client.write_blob(data)
-    yield figures.CONTENT_WRITE, size / (time.perf_counter() - began)
-    began = time.perf_counter()
-    request = content.ReadContentRequest(digest=digest)
-    got = sum(len(piece.data) for piece in client.content.Read(request, metadata=META))
-    yield figures.CONTENT_READ, size / (time.perf_counter() - began)
-    if got != len(data):
-        raise ValueError(f"read {got} bytes of {len(data)}")
-    client.delete_blob(digest)
+    """Blobs written and read."""
+    yield from contents.blobs(client)
 
 
 def unpack(client: Client, plan: Plan) -> Values:

@@ -19,26 +19,34 @@ class BlobReader:
         """Raises FileNotFoundError."""
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.size = os.fstat(self._descriptor).st_size
+        self._buffer = memoryview(b"")
 
     def fileno(self) -> int:
         """The descriptor, for those who pass it on or use sendfile."""
         return self._descriptor
 
-    async def read(self, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes at ``offset``; empty at the end."""
+    async def read(self, offset: int, size: int, head: bytes = b"") -> bytes:
+        """Up to ``size`` bytes at ``offset`` behind ``head``; no bytes at the end."""
         size = max(min(size, self.size - offset), 0)
         if size == 0:
-            return b""
+            return head
         if size <= _INLINE:
             # What the page cache has costs one copy; only the disk is worth a thread.
-            buffer = bytearray(size)
+            buffer = self._room(size)
             try:
                 if os.preadv(self._descriptor, [buffer], offset, os.RWF_NOWAIT) == size:
-                    return bytes(buffer)
+                    return b"".join((head, buffer))
             except OSError as error:
                 if error.errno not in _NOT_NOW:
                     raise
-        return await asyncio.to_thread(os.pread, self._descriptor, size, offset)
+        data = await asyncio.to_thread(os.pread, self._descriptor, size, offset)
+        return head + data if head else data
+
+    def _room(self, size: int) -> memoryview:
+        """A buffer that is used again: a new one would have to be cleared each time."""
+        if len(self._buffer) < size:
+            self._buffer = memoryview(bytearray(size))
+        return self._buffer[:size]
 
     def close(self) -> None:
         """Closes the descriptor; a second time does nothing."""

@@ -57,8 +57,9 @@ class Reader(Protocol):
         """The descriptor, for those who pass it on (unpack workers) or use sendfile."""
         ...
 
-    async def read(self, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes at ``offset``; empty at the end."""
+    async def read(self, offset: int, size: int, head: bytes = b"") -> bytes:
+        """Up to ``size`` bytes at ``offset``; empty at the end. ``head`` is put before them, which
+        here costs no further copy."""
         ...
 
     def close(self) -> None: ...
@@ -118,7 +119,7 @@ class ContentStore(Protocol):
         ...
 
     async def reader(self, scope: Scope, digest: str) -> Reader:
-        """Opens a blob. Raises NotFound."""
+        """Opens a blob. Raises NotFound, DataLoss if its file has another size."""
         ...
 
     async def read_blob(self, scope: Scope, digest: str, limit: int = 8 << 20) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from supervisord.contracts.errors import Error
 from supervisord.contracts.plugins import Registration
+from supervisord.linux import heap
 
 from .boot import Daemon
 from .config import Config
@@ -26,6 +27,9 @@ STOP_DEADLINE = 10.0
 """Seconds for a clean stop; what has not ended by then is left to the next start to repair."""
 
 _COLLECT_AFTER = (10_000, 20, 50)
+_KEPT = 4 << 20
+"""Freed bytes that are kept for the next message; see services.traffic for when they go back."""
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -69,10 +73,12 @@ async def live(config: Config, registrations: Sequence[Registration]) -> int:
 
 def _settle_memory() -> None:
     """What the start has made stays: the collector need never look at it again. And it looks less
-    often, since a request leaves hardly any cycles; its pauses would be the slowest calls."""
+    often, since a request leaves hardly any cycles; its pauses would be the slowest calls. The
+    buffers of messages are used again."""
     gc.freeze()
     gc.set_threshold(*_COLLECT_AFTER)
     gc.enable()
+    heap.keep_freed(_KEPT)
 
 
 def _signalled(stopping: asyncio.Event, number: signal.Signals) -> None:

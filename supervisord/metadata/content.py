@@ -23,6 +23,7 @@ from supervisord.contracts import filters as filter_language
 from supervisord.contracts.content import Info, Status
 from supervisord.contracts.errors import (
     AlreadyExists,
+    DataLoss,
     InvalidArgument,
     NotFound,
     ResourceExhausted,
@@ -118,12 +119,18 @@ class Content:
         self._commits.publish(scope.namespace, "/content/delete", event)
 
     async def reader(self, scope: Scope, digest: str) -> BlobReader:
-        """Opens a blob. Raises NotFound."""
-        self._commits.read(lambda c: rows.require(c, scope.namespace, digest))
+        """Opens a blob. Raises NotFound, DataLoss if its file has another size."""
+        size = self._commits.read(lambda c: rows.size(c, scope.namespace, digest))
         try:
-            return BlobReader(self._parts.files.blob_path(check_digest(digest)))
+            reader = BlobReader(self._parts.files.blob_path(check_digest(digest)))
         except FileNotFoundError:
             raise NotFound(f"content {digest}: the blob is missing on disk: not found") from None
+        if reader.size != size:
+            reader.close()
+            raise DataLoss(
+                f"content {digest}: the blob on the disk has {reader.size} bytes of {size}"
+            )
+        return reader
 
     async def read_blob(self, scope: Scope, digest: str, limit: int = 8 << 20) -> bytes:
         """A whole small blob. Raises NotFound, ResourceExhausted over limit."""

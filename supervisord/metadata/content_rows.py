@@ -59,6 +59,16 @@ def info(connection: sqlite3.Connection, namespace: str, digest: str) -> Info:
     return from_row(row)
 
 
+def size(connection: sqlite3.Connection, namespace: str, digest: str) -> int:
+    """Of one blob. Raises NotFound; a damaged record will do."""
+    found = connection.execute(
+        "SELECT size FROM blobs WHERE namespace = ? AND digest = ?", (namespace, digest)
+    ).fetchone()
+    if found is None:
+        raise _not_found(digest)
+    return int(found[0])
+
+
 def require(connection: sqlite3.Connection, namespace: str, digest: str) -> None:
     """Raises NotFound; a damaged record will do."""
     found = connection.execute(

@@ -20,11 +20,12 @@ LEASE_HEADER = "containerd-lease"
 class Call:
     """The request's context. Lives as long as its RPC."""
 
-    __slots__ = ("_context", "_scope")
+    __slots__ = ("_context", "_scope", "sent")
 
     def __init__(self, context: Any) -> None:
         self._context = context
         self._scope: Scope | None = None
+        self.sent = 0
 
     @property
     def scope(self) -> Scope:
@@ -44,6 +45,12 @@ class Call:
         """Sends the response's headers now: tells a streaming client that it is being served,
         before there is a first message."""
         await self._context.send_initial_metadata(())
+
+    async def send(self, message: bytes) -> None:
+        """Sends a serialized message of a streaming answer before its last one; returns when it is
+        on its way, so that no more than one waits for a client that does not read."""
+        await self._context.write(message)
+        self.sent += 1
 
     def _read_scope(self) -> Scope:
         namespace = lease = ""

@@ -1,6 +1,6 @@
-"""containerd.services.content.v1: blobs and ingests, all but Write.
+"""containerd.services.content.v1: blobs and ingests.
 
-Write, a conversation of its own, is in ``content_write``.
+What a Write and a Read are, message by message, is in ``content_write`` and ``content_read``.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from collections.abc import AsyncIterator
 
 from protos.containerd.services.content.v1 import content_pb2 as pb
 from supervisord.contracts.content import ContentStore, Info, Status
-from supervisord.contracts.errors import OutOfRange
 from supervisord.contracts.identifiers import check_digest
 
 from .call import Call
+from .content_read import CHUNK, ReadSession
 from .content_write import WriteSession
+from .traffic import Traffic
 from .wire import nanoseconds, paths, required, timestamp
 
 _BATCH = 100
-_CHUNK = 1 << 20
 
 
 def _info(info: Info) -> pb.Info:
@@ -46,6 +46,7 @@ class ContentService:
 
     def __init__(self, store: ContentStore) -> None:
         self._store = store
+        self._traffic = Traffic()
 
     async def info(self, call: Call, request: pb.InfoRequest) -> pb.InfoResponse:
         digest = check_digest(request.digest)
@@ -78,26 +79,21 @@ class ContentService:
     async def delete(self, call: Call, request: pb.DeleteContentRequest) -> None:
         await self._store.delete(call.scope, check_digest(request.digest))
 
-    async def read(
-        self, call: Call, request: pb.ReadContentRequest
-    ) -> AsyncIterator[pb.ReadContentResponse]:
+    async def read(self, call: Call, request: pb.ReadContentRequest) -> bytes:
         """Chunks of at most 1 MiB; their offsets count from the first byte that is sent, as
-        containerd's do."""
+        containerd's do. An empty range is one message without data."""
         reader = await self._store.reader(call.scope, check_digest(request.digest))
+        session = ReadSession(reader, request)
         try:
-            start = max(request.offset, 0)
-            if start > reader.size:
-                raise OutOfRange(f"read past object length {reader.size} bytes")
-            end = reader.size
-            if request.size > 0:
-                end = min(end, start + request.size)
-            position = start
-            while position < end:
-                data = await reader.read(position, min(_CHUNK, end - position))
-                if not data:
-                    break
-                yield pb.ReadContentResponse(offset=position - start, data=data)
-                position += len(data)
+            if session.left <= CHUNK:
+                return await session.chunk()
+            self._traffic.began()
+            try:
+                while session.left > CHUNK:
+                    await call.send(await session.chunk())
+                return await session.chunk()
+            finally:
+                await self._traffic.ended(session.done)
         finally:
             reader.close()
 
@@ -114,6 +110,7 @@ class ContentService:
         self, call: Call, requests: AsyncIterator[pb.WriteContentRequest]
     ) -> AsyncIterator[pb.WriteContentResponse]:
         session = WriteSession(self._store, call.scope)
+        self._traffic.began()
         try:
             async for request in requests:
                 yield await session.handle(request)
@@ -122,6 +119,7 @@ class ContentService:
             session.check_begun()
         finally:
             await session.close()
+            await self._traffic.ended(session.moved)
 
     async def abort(self, call: Call, request: pb.AbortRequest) -> None:
         await self._store.abort(call.scope, request.ref)

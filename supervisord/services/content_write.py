@@ -31,6 +31,8 @@ class WriteSession:
         self._total = 0
         self._expected = ""
         self.committed = False
+        self.moved = 0
+        """Bytes that came."""
 
     async def handle(self, request: pb.WriteContentRequest) -> pb.WriteContentResponse:
         """Carries out one request.
@@ -97,8 +99,7 @@ class WriteSession:
             digest=writer.digest(),
         )
 
-    @staticmethod
-    async def _write(writer: Writer, request: pb.WriteContentRequest) -> int:
+    async def _write(self, writer: Writer, request: pb.WriteContentRequest) -> int:
         offset = writer.status.offset
         if request.offset > 0 and request.offset != offset:
             raise OutOfRange(f"write @{request.offset} must occur at current offset {offset}")
@@ -108,6 +109,7 @@ class WriteSession:
         if request.data:
             await writer.write(request.data)
             offset += len(request.data)
+            self.moved += len(request.data)
         return offset
 
 

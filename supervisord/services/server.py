@@ -3,7 +3,9 @@
 ``bind`` is called at boot, once per service. An RPC ``ListStream`` is served by the method
 ``list_stream(call, request)``; an RPC without a method is left to gRPC, which answers
 UNIMPLEMENTED. A method returns a message, its serialized bytes, or None for Empty; a streaming one
-is an async generator of those; one that reads a stream gets an async iterator of requests.
+is an async generator of those; one that reads a stream gets an async iterator of requests. One
+that streams out and is a coroutine sends all messages but the last by ``call.send``, and returns
+the last, which then leaves in one go with the status: half the work of a stream of one message.
 
 Everything that is the same for all calls happens in the one wrapper around each method: counting,
 the translation of domain errors into statuses, and what to do with a defect. gRPC's own
@@ -13,6 +15,7 @@ interceptors are not used because they cost a third of a short call.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -123,6 +126,10 @@ def _handler(
         collecting = _unary(stats, path, _counting(stats, function))
         return grpc.stream_unary_rpc_method_handler(collecting, parse, _serialize)
     if streams_out and not streams_in:
+        if inspect.iscoroutinefunction(function):
+            # For a client there is no difference between one response and a stream of one.
+            last = _unary(stats, path, _sending(stats, function))
+            return grpc.unary_unary_rpc_method_handler(last, parse, _serialize)
         streaming = _streaming(stats, path, function)
         return grpc.unary_stream_rpc_method_handler(streaming, parse, _serialize)
     streaming = _streaming(stats, path, _counting(stats, function))
@@ -140,6 +147,18 @@ def _counting(stats: MethodCounters, function: Callable[..., Any]) -> Callable[.
 
     def counted(call: Call, source: AsyncIterator[Any]) -> Any:
         return function(call, requests(source))
+
+    return counted
+
+
+def _sending(stats: MethodCounters, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with the messages counted that it sends before its last one."""
+
+    async def counted(call: Call, request: Any) -> Any:
+        try:
+            return await function(call, request)
+        finally:
+            stats.sent += call.sent
 
     return counted
 

@@ -155,11 +155,11 @@ class RemoteReader:
     def fileno(self) -> int:
         raise OSError("a blob on the wire has no descriptor")
 
-    async def read(self, offset: int, size: int) -> bytes:
+    async def read(self, offset: int, size: int, head: bytes = b"") -> bytes:
         size = min(size, self.size - offset)
         if size <= 0:
-            return b""
-        return await self._store.part(self._scope, self._digest, offset, size)
+            return head
+        return head + await self._store.part(self._scope, self._digest, offset, size)
 
     def close(self) -> None:
         """Nothing is open."""

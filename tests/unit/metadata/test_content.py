@@ -17,6 +17,7 @@ from protos.containerd.events import events_pb2
 from supervisord.contracts.content import Info
 from supervisord.contracts.errors import (
     AlreadyExists,
+    DataLoss,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -436,3 +437,17 @@ async def test_a_disk_without_room_for_a_file(
         path.unlink(missing_ok=True)
     assert await add_blob(stores, b"data", ref="r") == sha(b"data")
     await stores.close()
+
+
+async def test_a_blob_of_another_size_than_its_row_is_damaged(
+    metadata: Metadata, tmp_path: Path
+) -> None:
+    digest = await add_blob(metadata, b"12345")
+    path = tmp_path / "content" / "blobs" / "sha256" / digest[7:]
+    path.write_bytes(b"123")
+    with pytest.raises(DataLoss, match="3 bytes of 5"):
+        await metadata.content.reader(SCOPE, digest)
+    with pytest.raises(DataLoss, match=digest):
+        await metadata.content.read_blob(SCOPE, digest)
+    assert (await metadata.content.info(SCOPE, digest)).size == 5
+    await metadata.content.delete(SCOPE, digest)

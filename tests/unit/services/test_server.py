@@ -66,7 +66,16 @@ class FakeContainers:
 
 
 class Echo:
-    """Content.Write as an echo of refs."""
+    """Content.Write as an echo of refs, and a Read whose range says what happens."""
+
+    async def read(self, call: Call, request: content_pb2.ReadContentRequest) -> bytes | None:
+        for number in range(request.offset):
+            await call.send(content_pb2.ReadContentResponse(offset=number).SerializeToString())
+        if request.size:
+            raise errors.NotFound("no more")
+        if not request.offset:
+            return None
+        return content_pb2.ReadContentResponse(data=b"last").SerializeToString()
 
     async def write(self, call: Call, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for request in requests:
@@ -129,6 +138,30 @@ async def test_messages_and_bytes_are_replies(peer: Peer) -> None:
     assert (await peer.get("bytes")).container.id == "from bytes"
     deleted = await peer.unary("Delete", containers_pb2.DeleteContainerRequest(id="x"))
     assert not deleted.HasField("container")
+
+
+async def test_a_stream_whose_last_message_leaves_with_the_status(peer: Peer) -> None:
+    read = peer.channel.unary_stream(
+        f"/{CONTENT.full_name}/Read",
+        content_pb2.ReadContentRequest.SerializeToString,
+        content_pb2.ReadContentResponse.FromString,
+    )
+    for count in (0, 1, 3):
+        call = read(content_pb2.ReadContentRequest(offset=count))
+        got = [(answer.offset, answer.data) async for answer in call]
+        last = (0, b"last") if count else (0, b"")
+        assert got == [*((number, b"") for number in range(count)), last]
+        assert await call.code() is grpc.StatusCode.OK
+    call = read(content_pb2.ReadContentRequest(offset=2, size=1))
+    offsets = []
+    with pytest.raises(grpc.aio.AioRpcError, match="no more"):
+        async for answer in call:
+            offsets.append(answer.offset)
+    assert offsets == [0, 1]
+    assert await call.code() is grpc.StatusCode.NOT_FOUND
+    stats = peer.stats("Read")
+    assert (stats.started, stats.received, stats.sent) == (4, 4, 1 + 2 + 4 + 2)
+    assert stats.kind == "server_stream"
 
 
 @pytest.mark.parametrize("letter", ["x", "\u00e9", "\U0001f600"])
