@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,8 +32,28 @@ class DiffOptions:
     source_date_epoch: int | None = None
 
 
+class Application(Protocol):
+    """A layer that is being extracted while its bytes come in."""
+
+    async def write(self, data: bytes) -> None:
+        """The next bytes of the layer; returns when they are on their way. What the extraction
+        stumbles over is told by ``finish``."""
+        ...
+
+    async def finish(self) -> Descriptor:
+        """After the last byte: as ``Differ.apply``."""
+        ...
+
+
 class Differ(Protocol):
     """Applies and computes layers."""
+
+    def applying(
+        self, media_type: str, mounts: Sequence[Mount], options: ApplyOptions
+    ) -> AbstractAsyncContextManager[Application]:
+        """An extraction that is fed; what is left unfinished is given up, and the mounts hold
+        what was extracted so far. Raises Unimplemented (media type), InvalidArgument (mounts)."""
+        ...
 
     async def apply(
         self,

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from supervisord.contracts.durations import seconds
 from supervisord.contracts.errors import InvalidArgument
 from supervisord.contracts.plugins import Registration
 
 from . import config_foreign as foreign
 from . import config_proxies as proxies
-from .durations import seconds
 
 VERSIONS = (2, 3)
 LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")

@@ -32,7 +32,6 @@ PLUGINS: Mapping[str, str] = {
     "io.containerd.cri.v1.runtime": "there is no CRI service yet",
     "io.containerd.nri.v1.nri": "there is no NRI",
     "io.containerd.image-verifier.v1.bindir": "images are not pulled by the daemon yet",
-    "io.containerd.transfer.v1.local": "images are not pulled by the daemon yet",
     "io.containerd.internal.v1.opt": "there is no managed /opt folder",
     "io.containerd.internal.v1.restart": "nothing is restarted by the daemon",
     "io.containerd.internal.v1.tracing": "there is no tracing",

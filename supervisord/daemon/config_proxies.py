@@ -9,11 +9,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from supervisord.contracts.durations import seconds
 from supervisord.contracts.errors import InvalidArgument
 from supervisord.contracts.identifiers import check_identifier
 from supervisord.contracts.plugins import PluginContext, Registration
-
-from .durations import seconds
 
 if TYPE_CHECKING:
     from supervisord.proxy.channel import Channel, Channels

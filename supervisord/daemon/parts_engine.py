@@ -78,10 +78,9 @@ async def _metadata(context: PluginContext) -> Any:
 
 async def _collector(context: PluginContext) -> Any:
     from supervisord.aio.owner import TaskOwner
+    from supervisord.contracts.durations import seconds
     from supervisord.gc.policy import Thresholds
     from supervisord.gc.scheduler import Scheduler
-
-    from .durations import seconds
 
     config = context.config
     metadata = context.get(METADATA)
@@ -146,11 +145,10 @@ async def _warm(zygote: Zygote) -> None:
 
 async def _runtime(context: PluginContext) -> Any:
     from supervisord.aio.owner import TaskOwner
+    from supervisord.contracts.durations import seconds
     from supervisord.runtime.launch import Settings
     from supervisord.runtime.manager import TaskManager
     from supervisord.runtime.oci import OciRuntimes
-
-    from .durations import seconds
 
     metadata = context.get(METADATA)
     settings = Settings(

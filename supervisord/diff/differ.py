@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 
 from supervisord.contracts import content
@@ -24,6 +24,7 @@ from supervisord.contracts.snapshots import Mount
 from supervisord.contracts.workers import WorkerSpawner
 
 from . import media, work
+from .feed import Feed, feeding
 from .processors import BUILT_IN, Processor, chain, opened
 
 DEFAULT_LIMIT = 1 << 40
@@ -61,33 +62,56 @@ class Differ:
         options: ApplyOptions,
     ) -> Descriptor:
         """See contracts.diff."""
-        steps, media_type = chain(self._processors, descriptor.media_type)
-        compression = media.reading(media_type)
-        if not mounts:
-            raise InvalidArgument("mounts: must not be empty")
         with ExitStack() as undo:
+            arguments, payloads = await self._application(
+                descriptor.media_type, mounts, options, undo
+            )
             reader = await self._content.reader(scope, descriptor.digest)
             undo.callback(reader.close)
-            fds = [reader.fileno()]
-            descriptions = []
-            for processor, taken in steps:
-                payload = options.payloads.get(processor.id)
-                if payload is not None:
-                    fds.append(undo.enter_context(opened(payload)))
-                has_payload = payload is not None
-                descriptions.append({**processor.description(taken), "payload": has_payload})
-            arguments = {
-                "operation": "apply",
-                "compression": compression,
-                "processors": descriptions,
-                "mounts": work.describe(mounts),
-                "mountpoint": await self._mountpoint("target"),
-                "limit": self._limit,
-                "entries": self._entries,
-                "sync": options.sync_fs,
-            }
-            outcome = await work.run(self._workers, arguments, fds)
+            outcome = await work.run(self._workers, arguments, [reader.fileno(), *payloads])
         return Descriptor(media.OCI, outcome.digest, outcome.size)
+
+    @asynccontextmanager
+    async def applying(
+        self, media_type: str, mounts: Sequence[Mount], options: ApplyOptions
+    ) -> AsyncIterator[Feed]:
+        """See contracts.diff."""
+        with ExitStack() as undo:
+            arguments, payloads = await self._application(media_type, mounts, options, undo)
+            async with feeding(self._workers, arguments, payloads) as feed:
+                yield feed
+
+    async def _application(
+        self,
+        media_type: str,
+        mounts: Sequence[Mount],
+        options: ApplyOptions,
+        undo: ExitStack,
+    ) -> tuple[Mapping[str, object], Sequence[int]]:
+        """The arguments of a worker that applies a layer, and its processors' payloads, which
+        ``undo`` closes."""
+        steps, inner = chain(self._processors, media_type)
+        compression = media.reading(inner)
+        if not mounts:
+            raise InvalidArgument("mounts: must not be empty")
+        payloads = []
+        descriptions = []
+        for processor, taken in steps:
+            payload = options.payloads.get(processor.id)
+            if payload is not None:
+                payloads.append(undo.enter_context(opened(payload)))
+            descriptions.append({**processor.description(taken), "payload": payload is not None})
+        arguments = {
+            "operation": "apply",
+            "compression": compression,
+            "processors": descriptions,
+            "mounts": work.describe(mounts),
+            "mountpoint": await self._mountpoint("target"),
+            "limit": self._limit,
+            "entries": self._entries,
+            "sync": options.sync_fs,
+        }
+        return arguments, payloads
 
     async def diff(
         self,

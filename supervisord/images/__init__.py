@@ -1,0 +1,1 @@
+"""Images: references, registries, and what goes between them and the content store."""

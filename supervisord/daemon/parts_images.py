@@ -1,0 +1,96 @@
+"""The plugins of images: transfers, and the service over them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from supervisord.contracts.plugins import GrpcService, PluginContext, Registration
+
+GRPC = "io.containerd.grpc.v1"
+METADATA = "io.containerd.metadata.v1"
+GC = "io.containerd.gc.v1"
+INTERNAL = "io.containerd.internal.v1"
+SERVICE = "io.containerd.service.v1"
+SNAPSHOTTER = "io.containerd.snapshotter.v1"
+DIFFER = "io.containerd.differ.v1"
+STREAMING = "io.containerd.streaming.v1"
+TRANSFER = "io.containerd.transfer.v1"
+
+_REBASE = "rebase"
+_OVERLAYS = ("overlayfs",)
+"""Snapshotters whose folders are the upper ones of overlays."""
+
+
+async def _transfers(context: PluginContext) -> Any:
+    from supervisord.contracts.durations import seconds
+    from supervisord.images.pull.fetcher import Fetcher
+    from supervisord.images.pull.puller import Puller
+    from supervisord.images.registry.session import Patience
+    from supervisord.images.transfers import Defaults, Transfers
+    from supervisord.images.unpacking import Target, Unpacker
+
+    config = context.config
+    metadata = context.get(METADATA)
+    abilities = {
+        status.id: status.capabilities
+        for status in context.plugins.statuses()
+        if status.type == SNAPSHOTTER
+    }
+    targets = {
+        name: Target(name, service, _REBASE in abilities.get(name, ()), name in _OVERLAYS)
+        for name, service in metadata.snapshots.items()
+    }
+    (differ, *_), _ = context.get(SERVICE, "diff-service")
+    unpacker = Unpacker(
+        metadata.content,
+        differ,
+        downloads=config["max_concurrent_downloads"],
+        unpacks=config["max_concurrent_unpacks"],
+    )
+    context.on_close(unpacker.close)
+    defaults = Defaults(
+        targets,
+        config["snapshotter"],
+        [root for root in config["config_path"].split(":") if root],
+        Patience(stall=seconds(config["progress_timeout"], "progress_timeout")),
+    )
+    puller = Puller(metadata.content, Fetcher(metadata.content), unpacker)
+    transfers = Transfers(metadata.images, metadata.leases, puller, defaults)
+    context.on_close(transfers.close)
+    return transfers
+
+
+async def _transfer_service(context: PluginContext) -> Any:
+    from protos.containerd.services.transfer.v1 import transfer_pb2
+    from supervisord.services.transfer import TransferService
+
+    descriptor = transfer_pb2.DESCRIPTOR.services_by_name["Transfer"]
+    service = TransferService(context.get(TRANSFER, "local"), context.get(STREAMING, "manager"))
+    return GrpcService(descriptor, service)
+
+
+REGISTRATIONS = (
+    Registration(
+        TRANSFER,
+        "local",
+        _transfers,
+        (METADATA, GC, INTERNAL, SERVICE, SNAPSHOTTER, DIFFER),
+        config={
+            "config_path": "",
+            "snapshotter": "overlayfs",
+            "max_concurrent_downloads": 6,
+            "max_concurrent_unpacks": 4,
+            "progress_timeout": "30s",
+        },
+        config_help={
+            "config_path": "Folders of hosts (hosts.toml), with colons between them, for clients "
+            "that name none.",
+            "snapshotter": "Where images are unpacked for clients that name no snapshotter.",
+            "max_concurrent_downloads": "Most layers that are downloaded at a time.",
+            "max_concurrent_unpacks": "Most layers that are unpacked at a time.",
+            "progress_timeout": "How long a registry may send nothing before a download is "
+            "tried anew; there is no limit for a whole download.",
+        },
+    ),
+    Registration(GRPC, "transfer", _transfer_service, (TRANSFER, STREAMING)),
+)

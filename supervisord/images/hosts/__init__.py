@@ -1,0 +1,1 @@
+"""Which servers are asked for a registry's images: ``hosts.toml`` folders and the defaults."""

@@ -1,0 +1,1 @@
+"""Pulling: documents, layers, snapshots and the image's name, in one pass."""

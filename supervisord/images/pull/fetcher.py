@@ -1,0 +1,181 @@
+"""Blobs from a registry into the content store, each once, whoever asks.
+
+What is there is not fetched. What somebody else fetches just now, in whichever namespace, is waited
+for, and then only written down. Who fetches may hand the bytes on while they come (``tee``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+
+from supervisord.contracts.content import ContentStore, Writer
+from supervisord.contracts.errors import (
+    AlreadyExists,
+    DataLoss,
+    FailedPrecondition,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
+from supervisord.contracts.scope import Scope
+
+from ..oci.documents import Descriptor
+from ..oci.names import SOURCE, ref_of
+from ..progress import COMPLETE, DOWNLOADING, EXISTS, Tracker
+from ..reference import Reference
+from ..registry.repository import Repository
+from .bytes import blob_bytes
+
+log = logging.getLogger(__name__)
+
+Tee = Callable[[bytes], Awaitable[None]]
+
+_LOCKED_SECONDS = 0.2
+_MOST_SOURCES = 4096
+
+
+class Fetcher:
+    """All downloads of the daemon."""
+
+    def __init__(self, content: ContentStore) -> None:
+        self._content = content
+        self._running: dict[str, asyncio.Future[None]] = {}
+
+    async def document(
+        self,
+        scope: Scope,
+        repository: Repository,
+        descriptor: Descriptor,
+        limit: int,
+        tracker: Tracker,
+    ) -> bytes:
+        """A manifest, an index or a config, whole. Raises ResourceExhausted above the limit, and
+        what fetching raises."""
+        if descriptor.size > limit:
+            raise ResourceExhausted(
+                f"{ref_of(descriptor)}: {descriptor.size} bytes, more than the {limit} allowed"
+            )
+        await self.blob(scope, repository, descriptor, tracker)
+        return await self._content.read_blob(scope, descriptor.digest, limit)
+
+    async def blob(
+        self,
+        scope: Scope,
+        repository: Repository,
+        descriptor: Descriptor,
+        tracker: Tracker,
+        tee: Tee | None = None,
+    ) -> bool:
+        """Sees to it that the namespace has the blob. True if all of it went through ``tee``.
+
+        Raises DataLoss where the registry sends something else, and what the registry, the
+        disk and the store raise; what came so far is kept for the next time."""
+        while True:
+            if await self._known(scope, repository.reference, descriptor):
+                tracker.set(EXISTS, descriptor)
+                return False
+            running = self._running.get(descriptor.digest)
+            if running is None:
+                break
+            # However it ends: then it is here, or we are the next to try.
+            await asyncio.wait([running])
+        done = self._running[descriptor.digest] = asyncio.get_running_loop().create_future()
+        try:
+            return await self._fetch(scope, repository, descriptor, tracker, tee)
+        finally:
+            del self._running[descriptor.digest]
+            done.set_result(None)
+
+    async def _known(self, scope: Scope, reference: Reference, descriptor: Descriptor) -> bool:
+        try:
+            info = await self._content.info(scope, descriptor.digest)
+        except NotFound:
+            return False
+        if info.size != descriptor.size:
+            raise FailedPrecondition(
+                f"{descriptor.digest}: has {info.size} bytes, and is said to have {descriptor.size}"
+            )
+        labels = _source(reference, info.labels)
+        if labels != {key: info.labels.get(key) for key in labels}:
+            info = type(info)(descriptor.digest, labels=labels)
+            await self._content.update(scope, info, [f"labels.{key}" for key in labels])
+        return True
+
+    async def _fetch(
+        self,
+        scope: Scope,
+        repository: Repository,
+        descriptor: Descriptor,
+        tracker: Tracker,
+        tee: Tee | None,
+    ) -> bool:
+        labels = _source(repository.reference, {})
+        async with AsyncExitStack() as stack:
+            try:
+                writer = await self._writer(scope, descriptor)
+            except AlreadyExists:
+                tracker.set(EXISTS, descriptor)
+                return False
+            stack.push_async_callback(self._left, scope, writer)
+            through = tee is not None and writer.status.offset == 0
+            if writer.status.offset > descriptor.size:
+                await writer.truncate(0)
+            offset = writer.status.offset
+            async for piece in blob_bytes(repository, descriptor, offset):
+                await writer.write(piece)
+                if tee is not None and through:
+                    await tee(piece)
+                offset += len(piece)
+                tracker.set(DOWNLOADING, descriptor, offset)
+            await self._commit(scope, writer, descriptor, labels)
+        tracker.set(COMPLETE, descriptor)
+        return through
+
+    async def _writer(self, scope: Scope, descriptor: Descriptor) -> Writer:
+        """Waits while a client has the ref open. Raises AlreadyExists."""
+        ref = ref_of(descriptor)
+        while True:
+            try:
+                return await self._content.writer(
+                    scope, ref, total=descriptor.size, expected=descriptor.digest
+                )
+            except Unavailable:
+                log.debug("%s is being written by a client", ref)
+                await asyncio.sleep(_LOCKED_SECONDS)
+
+    async def _left(self, scope: Scope, writer: Writer) -> None:
+        """Unlocks the ingest. Without any bytes there is nothing to go on from."""
+        status = writer.status
+        await writer.close()
+        if not status.offset:
+            with contextlib.suppress(NotFound):  # it was committed
+                await self._content.abort(scope, status.ref)
+
+    async def _commit(
+        self, scope: Scope, writer: Writer, descriptor: Descriptor, labels: Mapping[str, str]
+    ) -> None:
+        try:
+            await writer.commit(descriptor.size, descriptor.digest, labels)
+        except AlreadyExists:
+            return
+        except FailedPrecondition as error:
+            # What came is not what was announced: nobody can go on from it.
+            await writer.close()
+            await self._content.abort(scope, ref_of(descriptor))
+            raise DataLoss(
+                f"{ref_of(descriptor)}: the registry sent other bytes: {error}"
+            ) from error
+
+
+def _source(reference: Reference, known: Mapping[str, str]) -> dict[str, str]:
+    """The label that says from which repositories a blob came, for pushes to the same registry."""
+    key = f"{SOURCE}.{reference.host}"
+    names = [name for name in known.get(key, "").split(",") if name]
+    if reference.repository not in names:
+        names.append(reference.repository)
+    value = ",".join(names)
+    return {key: value} if len(key) + len(value) <= _MOST_SOURCES else {}

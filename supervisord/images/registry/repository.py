@@ -1,0 +1,241 @@
+"""One repository at its endpoints: names resolved, blobs and manifests opened.
+
+The endpoints are asked in order. What a mirror does not have or cannot serve, the next one may;
+the error that is reported is the one that came furthest: a refusal says more than "not found", and
+that more than a server that was not reached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+
+from supervisord.contracts.errors import (
+    Error,
+    FailedPrecondition,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+    Unknown,
+)
+
+from ..hosts.endpoint import Capability
+from ..oci import media
+from ..oci.documents import LARGEST_MANIFEST, Descriptor
+from ..reference import Reference, is_digest
+from .session import Session
+
+_DIGEST_HEADER = "Docker-Content-Digest"
+_ACCEPT = ", ".join((*media.ACCEPTED, "*/*"))
+
+
+@dataclass(slots=True)
+class Body:
+    """An open body: ``size`` bytes from ``offset`` on, -1 where the server does not say."""
+
+    response: aiohttp.ClientResponse
+    offset: int
+    size: int
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """All of it. Raises Unavailable where it is cut, or nothing comes any more."""
+        try:
+            async for chunk in self.response.content.iter_any():
+                yield chunk
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            why = "nothing more came" if isinstance(error, TimeoutError) else str(error)
+            raise Unavailable(f"GET {self.response.url.path}: cut: {why}") from error
+
+
+class Repository:
+    """A repository; ``sessions`` are its endpoints in order, closed by who made them."""
+
+    def __init__(self, reference: Reference, sessions: Sequence[Session]) -> None:
+        self.reference = reference
+        self._sessions = sessions
+
+    async def resolve(self) -> Descriptor:
+        """What the reference's digest or tag is: a descriptor of a manifest or an index.
+
+        Raises NotFound, Unauthenticated, PermissionDenied, Unavailable, ResourceExhausted."""
+        target = self.reference.target
+        if not target:
+            raise NotFound(f"{self.reference}: has neither a tag nor a digest")
+        needed = Capability.PULL
+        if not self.reference.digest:
+            needed |= Capability.RESOLVE
+        kinds = ("manifests", "blobs") if self.reference.digest else ("manifests",)
+        for kind in kinds:
+            failures = _Failures(self.reference)
+            for session in self.able(needed):
+                try:
+                    return await self._resolve_at(session, kind, target)
+                except Error as error:
+                    failures.add(error)
+            # Only what no server has may be a blob by its digest: registries of old.
+            if kind == kinds[-1] or not isinstance(failures.worst(), NotFound):
+                raise failures.worst()
+        raise NotFound(f"{self.reference}: not found")
+
+    @asynccontextmanager
+    async def open(
+        self, descriptor: Descriptor, offset: int = 0, length: int | None = None
+    ) -> AsyncIterator[Body]:
+        """The bytes of a blob or a manifest from ``offset`` on, ``length`` at most.
+
+        The body may begin before ``offset`` where a server knows no ranges: its own offset says so.
+        Raises as resolve does."""
+        is_document = descriptor.is_index or descriptor.is_manifest
+        kind = "manifests" if is_document else "blobs"
+        async with AsyncExitStack() as stack:
+            failures = _Failures(self.reference)
+            body = None
+            for session in self.able(Capability.PULL):
+                try:
+                    response = await stack.enter_async_context(
+                        session.request(
+                            "GET",
+                            self._url(session, kind, descriptor.digest),
+                            scopes=self.scopes(),
+                            headers=_headers(descriptor, offset, length),
+                            good=(200, 206),
+                        )
+                    )
+                    body = _body(response, offset)
+                    break
+                except Error as error:
+                    failures.add(error)
+            if body is None:
+                raise failures.worst(descriptor.digest)
+            yield body
+
+    def able(self, needed: Capability) -> Sequence[Session]:
+        """The endpoints that may be asked for it. Raises NotFound where there is none."""
+        found = [session for session in self._sessions if session.endpoint.can(needed)]
+        if not found:
+            raise NotFound(f"{self.reference.host}: no server is configured for {needed.name}")
+        return found
+
+    def scopes(self, *, push: bool = False) -> Sequence[str]:
+        """What a token must allow (distribution: auth/scope)."""
+        return (f"repository:{self.reference.repository}:pull{',push' * push}",)
+
+    def _url(self, session: Session, kind: str, target: str) -> str:
+        return session.url(f"{self.reference.repository}/{kind}/{target}", self._told(session))
+
+    def _told(self, session: Session) -> Mapping[str, str]:
+        """A mirror of several registries has to be told whose image is meant."""
+        registry = self.reference.host
+        return {"ns": registry} if session.endpoint.stands_for(registry) else {}
+
+    async def _resolve_at(self, session: Session, kind: str, target: str) -> Descriptor:
+        url = self._url(session, kind, target)
+        async with session.request(
+            "HEAD",
+            url,
+            scopes=self.scopes(),
+            headers={"Accept": _ACCEPT},
+            good=(200, 401, 403, 405),
+        ) as response:
+            found = _described(response, self.reference) if response.status == 200 else None
+        if found is None:
+            # Without the headers, or with a refusal whose reason a HEAD cannot tell.
+            found = await self._read_at(session, url)
+        if found.size > LARGEST_MANIFEST:
+            raise ResourceExhausted(
+                f"{self.reference}: a manifest of {found.size} bytes, more than {LARGEST_MANIFEST}"
+            )
+        if found.media_type in media.SCHEMA1:
+            raise Unimplemented(
+                f"{self.reference}: {found.media_type} is docker's first kind of manifest, which"
+                " is not read any more: have the image built anew"
+            )
+        return found
+
+    async def _read_at(self, session: Session, url: str) -> Descriptor:
+        async with session.request(
+            "GET", url, scopes=self.scopes(), headers={"Accept": _ACCEPT}
+        ) as response:
+            algorithm = self.reference.digest.partition(":")[0] or "sha256"
+            hashed, size = hashlib.new(algorithm), 0
+            async for chunk in Body(response, 0, -1).chunks():
+                size += len(chunk)
+                if size > LARGEST_MANIFEST:
+                    break
+                hashed.update(chunk)
+            digest = f"{algorithm}:{hashed.hexdigest()}"
+            if self.reference.digest not in ("", digest) and size <= LARGEST_MANIFEST:
+                raise FailedPrecondition(f"{self.reference}: the registry sent {digest}")
+            return Descriptor(_media_type(response), digest, size)
+
+
+class _Failures:
+    """Why no endpoint served, the most telling one first."""
+
+    _RANKS = (Unavailable, NotFound, Unauthenticated, PermissionDenied)
+
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
+        self._found: list[Error] = []
+
+    def add(self, error: Error) -> None:
+        self._found.append(error)
+
+    def worst(self, what: str = "") -> Error:
+        error = max(self._found, key=self._rank)  # the first of equals
+        if isinstance(error, NotFound):
+            name = f"{self._reference.locator}@{what}" if what else str(self._reference)
+            return NotFound(f"{name}: not found")
+        if isinstance(error, (Unauthenticated, PermissionDenied)):
+            return type(error)(
+                f"{self._reference}: access denied: the repository does not exist or needs a login:"
+                f" {error}"
+            )
+        return error
+
+    def _rank(self, error: Error) -> int:
+        kinds = self._RANKS
+        return kinds.index(type(error)) if type(error) in kinds else len(kinds)
+
+
+def _headers(descriptor: Descriptor, offset: int, length: int | None) -> Mapping[str, str]:
+    headers = {"Accept": f"{descriptor.media_type or '*/*'}, */*"}
+    if offset or length is not None:
+        end = "" if length is None else offset + length - 1
+        headers["Range"] = f"bytes={offset}-{end}"
+    return headers
+
+
+def _body(response: aiohttp.ClientResponse, offset: int) -> Body:
+    encoding = response.headers.get("Content-Encoding", "identity").lower()
+    if encoding not in ("identity", ""):
+        raise Unknown(f"GET {response.url.path}: was asked for plain, came as {encoding}")
+    length = response.content_length
+    size = -1 if length is None else length
+    if response.status == 200:
+        return Body(response, 0, size)
+    begin = response.headers.get("Content-Range", "").partition(" ")[2].partition("-")[0]
+    if begin != str(offset):
+        raise Unknown(f"GET {response.url.path}: was asked for byte {offset}, sent from {begin!r}")
+    return Body(response, offset, size)
+
+
+def _described(response: aiohttp.ClientResponse, reference: Reference) -> Descriptor | None:
+    digest = reference.digest or response.headers.get(_DIGEST_HEADER, "")
+    size = response.headers.get("Content-Length", "")
+    if not digest or not size.isdecimal():
+        return None
+    if not is_digest(digest):
+        raise Unknown(f"{reference}: the registry calls it {digest[:200]!r}, which is no digest")
+    return Descriptor(_media_type(response), digest, int(size))
+
+
+def _media_type(response: aiohttp.ClientResponse) -> str:
+    return response.headers.get("Content-Type", "").partition(";")[0].strip() or media.UNKNOWN

@@ -1,0 +1,251 @@
+"""HTTP with one endpoint: connections, TLS, authorization, redirects and patience.
+
+A request is repeated where that may help: after a challenge, after 408, 429 and 5xx (as long as
+Retry-After says), after a connection that was refused or cut before the answer. There is no
+limit on how long a body takes, only on how long nothing comes of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import urlencode, urljoin, urlsplit
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from supervisord import __version__
+from supervisord.contracts.errors import Error, PermissionDenied, Unavailable
+
+from ..credentials.secret import Keeper
+from ..hosts.endpoint import Endpoint
+from . import failures, tls
+from .authorizer import Authorizer
+from .delays import delay
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_AGAIN = frozenset({408, 429, 500, 502, 503, 504})
+_MOST_REDIRECTS = 10
+_MOST_CHALLENGES = 3
+_BUFFER = 1 << 20
+_LARGEST_ERROR = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """``stall``: seconds without any byte until a connection counts as dead; ``dial``: seconds for
+    a connection to be made; ``attempts``: how often a request is made at most."""
+
+    stall: float = 30.0
+    dial: float = 30.0
+    attempts: int = 5
+
+
+@asynccontextmanager
+async def session(
+    endpoint: Endpoint, keeper: Keeper, patience: Patience | None = None
+) -> AsyncIterator[Session]:
+    """A session, closed with the block. Raises InvalidArgument (TLS files)."""
+    # Hundreds of authorities are read: a thread's work.
+    context = await asyncio.to_thread(tls.context, endpoint.tls) if endpoint.secure else None
+    found = Session(endpoint, keeper, patience or Patience(), context)
+    try:
+        yield found
+    finally:
+        await found.close()
+
+
+class Session:
+    """One endpoint; made by ``session``."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        keeper: Keeper,
+        patience: Patience,
+        context: ssl.SSLContext | None,
+    ) -> None:
+        self.endpoint = endpoint
+        self._patience = patience
+        self._scheme = endpoint.scheme
+        timeout = aiohttp.ClientTimeout(
+            total=None,
+            sock_connect=endpoint.dial_seconds or self._patience.dial,
+            sock_read=self._patience.stall,
+        )
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=context or True, limit=0),
+            timeout=timeout,
+            trust_env=True,  # proxies, as HTTP_PROXY and its siblings name them
+            auto_decompress=False,  # digests are of what was sent
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=_BUFFER,
+            requote_redirect_url=False,
+        )
+        self._authorizer = Authorizer(
+            self._http, endpoint.host, keeper, tls=endpoint.scheme == "https"
+        )
+
+    async def close(self) -> None:
+        """Closes its connections."""
+        await self._http.close()
+
+    def url(self, path: str, query: Mapping[str, str] | None = None) -> str:
+        """Of the endpoint's API; ``path`` begins with the repository."""
+        asked = f"?{urlencode(query)}" if query else ""
+        return f"{self._scheme}://{self.endpoint.host}{self.endpoint.path}/{path}{asked}"
+
+    @asynccontextmanager
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        scopes: Sequence[str] = (),
+        headers: Mapping[str, str] | None = None,
+        data: bytes | None = None,
+        good: Sequence[int] = (200,),
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The response, with one of the ``good`` statuses; its body is read by the caller.
+
+        Raises the domain errors of ``failures``, Unavailable for what the network does."""
+        response = await self._persist(method, url, scopes, headers or {}, data, good)
+        try:
+            yield response
+        finally:
+            response.close() if not response.content.at_eof() else response.release()
+
+    async def _persist(
+        self,
+        method: str,
+        url: str,
+        scopes: Sequence[str],
+        headers: Mapping[str, str],
+        data: bytes | None,
+        good: Sequence[int],
+    ) -> aiohttp.ClientResponse:
+        attempt = 0
+        while True:
+            attempt += 1
+            wait: float | None
+            try:
+                response = await self._authorized(method, url, scopes, headers, data)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                if self._falls_back(error):
+                    url = "http" + url.removeprefix("https")
+                    continue
+                failure: Error = Unavailable(f"{method} {_shown(url)}: {_why(error)}")
+                wait = delay(attempt) if _may_help(error) else None
+            else:
+                if response.status in good:
+                    return response
+                async with response:
+                    failure = failures.of_status(
+                        response.status, f"{method} {_shown(url)}", await _body(response)
+                    )
+                    wait = None
+                    if response.status in _AGAIN:
+                        wait = delay(attempt, response.headers.get("Retry-After"))
+            if wait is None or attempt >= self._patience.attempts:
+                raise failure
+            await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
+
+    async def _authorized(
+        self,
+        method: str,
+        url: str,
+        scopes: Sequence[str],
+        headers: Mapping[str, str],
+        data: bytes | None,
+    ) -> aiohttp.ClientResponse:
+        for _ in range(_MOST_CHALLENGES):
+            shown = await self._authorizer.header(scopes)
+            response = await self._follow(method, url, shown, headers, data)
+            if response.status != 401:
+                return response
+            challenges = response.headers.getall("WWW-Authenticate", [])
+            if not await self._authorizer.refused(challenges, shown, scopes):
+                return response
+            response.release()
+        return response
+
+    async def _follow(
+        self, method: str, url: str, shown: str, headers: Mapping[str, str], data: bytes | None
+    ) -> aiohttp.ClientResponse:
+        """The answer after redirects. Neither what authorizes nor the headers that are configured
+        for this server go to another one."""
+        for _ in range(_MOST_REDIRECTS):
+            response = await self._http.request(
+                method,
+                URL(url, encoded=True),
+                headers=self._headers(url, shown, headers),
+                data=data,
+                allow_redirects=False,
+            )
+            location = response.headers.get("Location")
+            if response.status not in _REDIRECTS or method not in ("GET", "HEAD") or not location:
+                return response
+            response.release()
+            target = urljoin(url, location)
+            _check_redirect(url, target)
+            url = target
+        raise Unavailable(f"{method} {_shown(url)}: more than {_MOST_REDIRECTS} redirects")
+
+    def _headers(self, url: str, shown: str, headers: Mapping[str, str]) -> CIMultiDict[str]:
+        sent = CIMultiDict(headers)
+        sent.setdefault("User-Agent", f"supervisord/{__version__}")
+        sent.setdefault("Accept-Encoding", "identity")
+        if urlsplit(url).netloc == self.endpoint.host:
+            for name, values in self.endpoint.header.items():
+                sent.popall(name, None)
+                for value in values:
+                    sent.add(name, value)
+            if shown:
+                sent["Authorization"] = shown
+        return sent
+
+    def _falls_back(self, error: Exception) -> bool:
+        if not (self.endpoint.falls_back and self._scheme == "https"):
+            return False
+        if isinstance(error, (aiohttp.ClientConnectorCertificateError, TimeoutError)):
+            return False
+        if isinstance(error, (aiohttp.ClientSSLError, aiohttp.ServerDisconnectedError)):
+            self._scheme = "http"
+            return True
+        return False
+
+
+def _check_redirect(url: str, target: str) -> None:
+    old, new = urlsplit(url), urlsplit(target)
+    if new.scheme not in ("http", "https") or not new.netloc:
+        raise Unavailable(f"{_shown(url)}: redirected to {target[:200]!r}")
+    if old.scheme == "https" and new.scheme == "http":
+        raise PermissionDenied(f"{_shown(url)}: redirected to one without TLS, {_shown(target)}")
+
+
+def _may_help(error: Exception) -> bool:
+    """Whether to try again: not what will be the same, such as a certificate."""
+    return not isinstance(error, (aiohttp.ClientSSLError, aiohttp.InvalidURL))
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error) or type(error).__name__
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    try:
+        return await response.content.read(_LARGEST_ERROR)
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return b""  # the status says enough
+
+
+def _shown(url: str) -> str:
+    """Without its query, which may hold signatures."""
+    return url.partition("?")[0]
