@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         IntrospectionStub,
     )
     from protos.containerd.services.leases.v1.leases_pb2_grpc import LeasesStub
+    from protos.containerd.services.mounts.v1.mounts_pb2_grpc import MountsStub
     from protos.containerd.services.namespaces.v1.namespaces_pb2_grpc import NamespacesStub
     from protos.containerd.services.sandbox.v1.sandbox_pb2_grpc import ControllerStub, StoreStub
     from protos.containerd.services.snapshots.v1.snapshots_pb2_grpc import SnapshotsStub
@@ -165,6 +166,12 @@ class Connection:
         from protos.containerd.services.leases.v1.leases_pb2_grpc import LeasesStub
 
         return LeasesStub(self.channel)
+
+    @cached_property
+    def mounts(self) -> MountsStub:
+        from protos.containerd.services.mounts.v1.mounts_pb2_grpc import MountsStub
+
+        return MountsStub(self.channel)
 
     @cached_property
     def namespaces(self) -> NamespacesStub:

@@ -22,7 +22,7 @@ from protos.containerd.services.containers.v1 import containers_pb2
 from protos.containerd.services.snapshots.v1 import snapshots_pb2
 from protos.containerd.types.types_pb2 import Mount
 
-from . import patience
+from . import activating, patience
 from .connection import RUNTIME_LABEL, Connection
 from .errors import CliError, is_code, rpc_text
 from .images import blobs, manifests, media, unpack
@@ -133,7 +133,7 @@ def _from_image(
     held = _prepare(daemon, args, snapshotter, top)
     undo.callback(remove_snapshot, daemon, snapshotter, args.id)
     with ExitStack() as stack:
-        layers = _layers(held, stack)
+        layers = _layers(daemon, held, stack)
         users = Users(lambda path: rootfs.read_text(layers, path))
         _set_user(spec, users, _text(config, "User"), args.user)
     labels = config.get("Labels") or {}
@@ -181,9 +181,11 @@ def _prepare(
     raise CliError(f'container "{args.id}": already exists')
 
 
-def _layers(held: Sequence[Mount], stack: ExitStack) -> list[str]:
+def _layers(daemon: Connection, held: Sequence[Mount], stack: ExitStack) -> list[str]:
     """Where to read the root filesystem's files; a filesystem that sctl cannot read by itself is
-    mounted for as long as the stack lives."""
+    mounted for as long as the stack lives, by the daemon if it must be."""
+    if activating.is_wanted(held):
+        return [stack.enter_context(activating.mounted(daemon, held))]
     layers = rootfs.layers_of(held)
     if layers is None:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sctl-rootfs-"))

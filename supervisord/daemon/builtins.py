@@ -7,10 +7,11 @@ that other tools open.
 
 from __future__ import annotations
 
-from . import parts_edge, parts_engine, parts_images, parts_sandbox
+from . import parts_edge, parts_engine, parts_images, parts_mounts, parts_sandbox
 
 BUILTINS = (
     *parts_engine.REGISTRATIONS,
+    *parts_mounts.REGISTRATIONS,
     *parts_sandbox.REGISTRATIONS,
     *parts_images.REGISTRATIONS,
     *parts_edge.REGISTRATIONS,

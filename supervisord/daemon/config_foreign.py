@@ -42,7 +42,6 @@ PLUGINS: Mapping[str, str] = {
     "io.containerd.runtime.v1.linux": "shims of the first generation are not driven",
     "io.containerd.differ.v1.erofs": "there is no such differ",
     "io.containerd.podsandbox.controller.v1.podsandbox": "there is no CRI service yet",
-    "io.containerd.mount-manager.v1.bolt": "there is no mount manager",
     **{
         f"io.containerd.snapshotter.v1.{name}": "there is no such snapshotter"
         for name in ("aufs", "blockfile", "devmapper", "zfs")
@@ -65,6 +64,7 @@ PLUGIN_KEYS: Mapping[str, str] = {
 """Keys of plugins that do exist here."""
 
 ALIASES: Mapping[str, str] = {
+    "io.containerd.mount-manager.v1.bolt": "io.containerd.mount-manager.v1.sqlite",
     "io.containerd.metadata.v1.bolt": "io.containerd.metadata.v1.sqlite",
     "io.containerd.shim.v1.manager": "io.containerd.runtime.v2.task",
 }

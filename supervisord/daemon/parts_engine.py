@@ -19,6 +19,7 @@ from supervisord.contracts.errors import InvalidArgument, NotFound, Unavailable
 from supervisord.contracts.plugins import PluginContext, Registration
 
 if TYPE_CHECKING:
+    from supervisord.contracts.mounts import MountManager
     from supervisord.runtime.zygote import Zygote
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ INTERNAL = "io.containerd.internal.v1"
 RUNTIME = "io.containerd.runtime.v2"
 SHIM = "io.supervisord.shim.v1"
 DIFFER = "io.containerd.differ.v1"
+MOUNTS = "io.containerd.mount-manager.v1"
 SERVICE = "io.containerd.service.v1"
 TTRPC = "io.containerd.ttrpc.v1"
 
@@ -175,6 +177,7 @@ async def _runtime(context: PluginContext) -> Any:
         runtimes,
         metadata.content,
         metadata.leases,
+        _mounts(context),
     )
     context.on_close(manager.close)
     await manager.open()
@@ -217,10 +220,15 @@ def environment(config: Mapping[str, Any]) -> dict[str, str]:
     return values
 
 
+def _mounts(context: PluginContext) -> MountManager | None:
+    return next(iter(context.all(MOUNTS).values()), None)
+
+
 async def _walking(context: PluginContext) -> Any:
     from supervisord.diff import Differ, configured
+    from supervisord.diff.activated import Activated
 
-    return Differ(
+    differ = Differ(
         context.get(METADATA).content,
         context.get(INTERNAL, "zygote"),
         context.state,
@@ -228,6 +236,8 @@ async def _walking(context: PluginContext) -> Any:
         entries=context.config["entry_limit"],
         processors=configured(context.config["stream_processors"]),
     )
+    mounts = _mounts(context)
+    return differ if mounts is None else Activated(differ, mounts)
 
 
 async def _diff_service(context: PluginContext) -> Any:
@@ -327,7 +337,7 @@ REGISTRATIONS = (
         RUNTIME,
         "task",
         _runtime,
-        (METADATA, GC, EVENT, INTERNAL, SHIM),
+        (METADATA, GC, EVENT, INTERNAL, SHIM, MOUNTS),
         config={
             "oci_runtime": "",
             "runtime_root": "",
@@ -360,7 +370,7 @@ REGISTRATIONS = (
         DIFFER,
         "walking",
         _walking,
-        (METADATA, INTERNAL),
+        (METADATA, INTERNAL, MOUNTS),
         config={"layer_limit": 1 << 40, "entry_limit": 1 << 22, "stream_processors": {}},
         config_help={
             "layer_limit": "Most bytes of an uncompressed layer; 0 for any.",

@@ -48,9 +48,9 @@ def attached(path: str, *, read_only: bool, direct: bool = False) -> Iterator[st
         os.close(fd)
 
 
-def attach(path: str, *, read_only: bool, direct: bool = False) -> tuple[int, str]:
-    """An open device over the file, and its name. It is cleared by the last close. Raises as
-    ``attached``."""
+def attach(path: str, *, read_only: bool, direct: bool = False, mark: str = "") -> tuple[int, str]:
+    """An open device over the file, and its name. It is cleared by the last close. ``mark``
+    (else the path) is what ``mark_of`` answers, as far as it fits. Raises as ``attached``."""
     access = os.O_RDONLY if read_only else os.O_RDWR
     backing = os.open(path, access | os.O_CLOEXEC)
     try:
@@ -58,11 +58,19 @@ def attach(path: str, *, read_only: bool, direct: bool = False) -> tuple[int, st
         config = bytearray(_CONFIG)
         struct.pack_into("=I", config, 0, backing)
         struct.pack_into("=I", config, _INFO_AT + _FLAGS_AT, flags)
-        name = os.fsencode(path)[:_NAME_ROOM]
+        name = os.fsencode(mark or path)[:_NAME_ROOM]
         config[_INFO_AT + _NAME_AT : _INFO_AT + _NAME_AT + len(name)] = name
         return _configured(config, access)
     finally:
         os.close(backing)
+
+
+def mark_of(fd: int) -> str:
+    """What an open device was marked with. Raises OSError where it is over nothing."""
+    status = bytearray(_STATUS)
+    syscalls.ioctl(fd, _GET_STATUS, status)
+    name = bytes(status[_NAME_AT : _NAME_AT + _NAME_ROOM])
+    return os.fsdecode(name.partition(b"\0")[0])
 
 
 def keep(fd: int, wanted: bool) -> None:

@@ -32,6 +32,7 @@ from .half_made import HalfMade
 from .launch import Launcher, Settings, connect, listen
 from .oci import OciRuntimes
 from .orders import Order
+from .rootfs import Rootfs
 from .shim import CONNECT_SECONDS, Shim
 from .sight import Sight
 from .task import Task
@@ -66,9 +67,11 @@ class Creation:
         checkpoints: Checkpoints,
         groups: Groups,
         half_made: HalfMade,
+        rootfs: Rootfs,
         owner: TaskOwner,
         watching: TaskOwner,
     ) -> None:
+        self._rootfs = rootfs
         self._settings = settings
         self._store = store
         self._launcher = launcher
@@ -94,6 +97,7 @@ class Creation:
         binary = "" if sandbox else names.resolve(runtime, named=self._settings.shims)
         options = request.options or container.runtime.options
         async with AsyncExitStack() as undo:
+            request = await self._rootfs.ready(namespace, container.id, request, binary, undo)
             if binary:
                 shim, record, init_pid = await self._foreign_shim(
                     binary, namespace, container, request, options, undo

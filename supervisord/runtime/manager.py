@@ -25,6 +25,7 @@ from supervisord.contracts.filters import Filter, parse
 from supervisord.contracts.identifiers import check_identifier
 from supervisord.contracts.images import Descriptor
 from supervisord.contracts.leases import LeaseStore
+from supervisord.contracts.mounts import MountManager
 from supervisord.contracts.scope import Scope
 from supervisord.contracts.tasks import (
     CreateTask,
@@ -55,6 +56,7 @@ from .oci import OciRuntimes
 from .orders import Order, Orders
 from .recovery import Recovery
 from .resources import check_resources
+from .rootfs import Rootfs
 from .shim import STATE_SECONDS, Shim
 from .sight import News
 from .task import Ended, Task
@@ -82,6 +84,7 @@ class TaskManager:
         runtimes: OciRuntimes,
         content: ContentStore | None = None,
         leases: LeaseStore | None = None,
+        mounts: MountManager | None = None,
     ) -> None:
         self._settings = settings
         self._exchange = exchange
@@ -108,6 +111,7 @@ class TaskManager:
             self._watching,
             settings.shim_seconds,
         )
+        self._rootfs = Rootfs(mounts, runtimes, self._owner)
         self._creation = Creation(
             settings,
             self._store,
@@ -118,6 +122,7 @@ class TaskManager:
             self._checkpoints,
             self._groups,
             self._half_made,
+            self._rootfs,
             self._owner,
             self._watching,
         )
@@ -271,6 +276,7 @@ class TaskManager:
         if self._tasks.get(task.key) is task:
             del self._tasks[task.key]
             task.was_last = self._groups.leave(task.key, task.record)
+            self._rootfs.release(*task.key)
 
     # Processes ----------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from protos.containerd.services.events.v1 import events_pb2_grpc
 from protos.containerd.services.images.v1 import images_pb2, images_pb2_grpc
 from protos.containerd.services.introspection.v1 import introspection_pb2_grpc
 from protos.containerd.services.leases.v1 import leases_pb2_grpc
+from protos.containerd.services.mounts.v1 import mounts_pb2_grpc
 from protos.containerd.services.namespaces.v1 import namespaces_pb2_grpc
 from protos.containerd.services.snapshots.v1 import snapshots_pb2, snapshots_pb2_grpc
 from protos.containerd.services.tasks.v1 import tasks_pb2, tasks_pb2_grpc
@@ -97,6 +98,7 @@ class Wire:
         self.images = images_pb2_grpc.ImagesStub(channel)
         self.introspection = introspection_pb2_grpc.IntrospectionStub(channel)
         self.leases = leases_pb2_grpc.LeasesStub(channel)
+        self.mounts = mounts_pb2_grpc.MountsStub(channel)
         self.namespaces = namespaces_pb2_grpc.NamespacesStub(channel)
         self.snapshots = snapshots_pb2_grpc.SnapshotsStub(channel)
         self.tasks = tasks_pb2_grpc.TasksStub(channel)

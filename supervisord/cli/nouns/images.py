@@ -365,6 +365,7 @@ def remove(args: argparse.Namespace) -> None:
 
 def mount(args: argparse.Namespace) -> None:
     """Mounts an image at a folder, whose path names the snapshot."""
+    from .. import activating
     from ..images import manifests, media
     from ..images.unpack import unpack
     from ..mounting import mount_all
@@ -378,6 +379,10 @@ def mount(args: argparse.Namespace) -> None:
         snapshotter = daemon.snapshotter(args.snapshotter)
         top = unpack(daemon, manifest, snapshotter)
         mounts = _snapshot(daemon, target, top, snapshotter, undo, writable=args.rw)
+        if activating.is_wanted(mounts):
+            labels = {f"containerd.io/gc.bref.snapshot.{snapshotter}": target}
+            undo.callback(activating.deactivate, daemon, target)
+            mounts = activating.activate(daemon, target, mounts, labels)
         mount_all(mounts, target)
         undo.pop_all()
     show(target)
@@ -418,11 +423,13 @@ def _remove_snapshot(daemon: Connection, key: str, snapshotter: str) -> None:
 
 def unmount(args: argparse.Namespace) -> None:
     """Unmounts a folder, and with ``--rm`` removes its snapshot."""
+    from .. import activating
     from ..mounting import unmount_all
 
     target = str(Path(args.target).absolute())
     with connect(args) as daemon:
         unmount_all(target)
+        activating.deactivate(daemon, target)
         if args.rm:
             _remove_snapshot(daemon, target, daemon.snapshotter(args.snapshotter))
     show(target)

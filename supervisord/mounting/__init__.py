@@ -1,0 +1,1 @@
+"""The mount manager: activations of mounts, by name."""
