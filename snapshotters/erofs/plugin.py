@@ -33,7 +33,8 @@ async def _start(context: PluginContext) -> Any:
     take(context, root)
     snapshotter = await ErofsSnapshotter.open(root, settings)
     context.on_close(snapshotter.close)
-    context.capability("rebase")
+    if not settings.size:  # whiteouts become marks in a folder of the disk only
+        context.capability("rebase")
     return snapshotter
 
 

@@ -17,7 +17,7 @@ STREAMING = "io.containerd.streaming.v1"
 TRANSFER = "io.containerd.transfer.v1"
 
 _REBASE = "rebase"
-_OVERLAYS = ("overlayfs",)
+_OVERLAYS = ("erofs", "overlayfs")
 """Snapshotters whose folders are the upper ones of overlays."""
 
 

@@ -3,13 +3,17 @@ the differ works."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
-from supervisord.contracts.diff import ApplyOptions, Differ, DiffOptions
+from supervisord.contracts.diff import Application, ApplyOptions, Differ, DiffOptions
 from supervisord.contracts.images import Descriptor
 from supervisord.contracts.mounts import MountManager
 from supervisord.contracts.scope import Scope
 from supervisord.contracts.snapshots import Mount
+
+_OWN = Scope("")
+"""Of what is done for nobody's namespace in particular."""
 
 
 class Activated:
@@ -18,6 +22,17 @@ class Activated:
     def __init__(self, differ: Differ, manager: MountManager) -> None:
         self._differ = differ
         self._manager = manager
+
+    @asynccontextmanager
+    async def applying(
+        self, media_type: str, mounts: Sequence[Mount], options: ApplyOptions
+    ) -> AsyncIterator[Application]:
+        """See contracts.diff."""
+        async with (
+            self._manager.for_a_while(_OWN, mounts) as ready,
+            self._differ.applying(media_type, ready, options) as application,
+        ):
+            yield application
 
     async def apply(
         self,
