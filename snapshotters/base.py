@@ -3,7 +3,8 @@
 A subclass says how a snapshot's directory comes to be (``_make``) and how it is mounted
 (``_mounts``). This base keeps the order that makes a crash harmless: the directory before the
 row on create, the row before the directory on remove. So a crash leaves directories without a
-row, which ``cleanup`` removes, and never a row without its directory. It never mounts anything.
+row, which ``cleanup`` removes, and never a row without its directory. What is committed is on the
+disk before its row says so. It never mounts anything.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import errno
 import os
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from supervisord.contracts.checks import Finding, Options, Report
 from supervisord.contracts.errors import Error, NotFound, ResourceExhausted, Unavailable, Unknown
 from supervisord.contracts.filters import parse
 from supervisord.contracts.snapshots import Info, Kind, Mount, Usage
+from supervisord.linux.openat import syncfs
 from supervisord.sqlite.database import Database
 
 from . import index
@@ -33,22 +35,33 @@ from .usage import disk_usage
 
 _CLOSE_GRACE = 10.0
 _REMOVALS = 2
+_MEASURES = 2
 
 
 class DirectorySnapshotter(ABC):
     """A snapshotter with one directory per snapshot under ``root/snapshots``.
 
     ``database`` is open; ``sync_remove`` makes ``remove`` wait until the directory is gone,
-    instead of leaving that to the background."""
+    instead of leaving that to the background; without ``sync_commit`` a commit does not wait for
+    the disk, and a power failure soon afterwards may leave files without contents."""
 
-    def __init__(self, root: Path, database: Database, *, sync_remove: bool = False) -> None:
+    def __init__(
+        self,
+        root: Path,
+        database: Database,
+        *,
+        sync_remove: bool = False,
+        sync_commit: bool = True,
+    ) -> None:
         self.root = root
         self._folder = str(root / "snapshots")
         self._database = database
         self._sync_remove = sync_remove
+        self._sync_commit = sync_commit
         self._owner = TaskOwner(f"snapshots:{root.name}")
         self._making: set[int] = set()
         self._removals = asyncio.Semaphore(_REMOVALS)
+        self._measures = asyncio.Semaphore(_MEASURES)
         self._trees = KeyedLock()
         self._closed = False
         self._last_id = max(database.read(index.last_id), *_numbers(self._folder), 0)
@@ -92,7 +105,8 @@ class DirectorySnapshotter(ABC):
         row = self._database.read(partial(index.get, name=key))
         if row.info.kind != Kind.ACTIVE:
             return row.usage
-        return await self._measure(row)
+        async with self._measures:  # who polls all of them must not take the whole thread pool
+            return await self._measure(row)
 
     async def mounts(self, key: str) -> Sequence[Mount]:
         return await self._described(self._database.read(partial(index.chain, name=key)))
@@ -110,10 +124,11 @@ class DirectorySnapshotter(ABC):
     async def commit(
         self, name: str, key: str, labels: Mapping[str, str], parent: str = ""
     ) -> None:
+        self._check_open()
         row = self._database.read(partial(index.get, name=key))
         usage = Usage()
         if row.info.kind == Kind.ACTIVE:
-            usage = await self._measure(row)
+            usage = await self._measured(row, partial(self._finish, row, parent))
         await self._database.write(
             partial(
                 index.commit,
@@ -206,8 +221,22 @@ class DirectorySnapshotter(ABC):
         await self._remove_tree(str(id))
 
     async def _measure(self, row: index.Row) -> Usage:
+        """What an active snapshot takes now. Raises NotFound, Unknown."""
+        return await self._measured(row, partial(disk_usage, self._tree(row.id)))
+
+    def _finish(self, row: index.Row, parent: str) -> Usage:
+        """Makes what is to be committed lasting, and answers what it takes; in a thread.
+        ``parent`` is the one that the commit gives it. Raises OSError."""
+        del parent
+        tree = self._tree(row.id)
+        usage = disk_usage(tree)
+        if self._sync_commit and usage.inodes > 1:
+            sync_tree(tree)
+        return usage
+
+    async def _measured(self, row: index.Row, work: Callable[[], Usage]) -> Usage:
         try:
-            return await asyncio.to_thread(disk_usage, self._tree(row.id))
+            return await asyncio.to_thread(work)
         except FileNotFoundError:
             raise NotFound(f"snapshot {row.info.name!r}: its directory is gone") from None
         except OSError as error:
@@ -240,6 +269,16 @@ def field(info: Info, path: Sequence[str]) -> tuple[str, bool]:
             key = ".".join(path[1:])
             return info.labels.get(key, ""), key in info.labels
     return "", False
+
+
+def sync_tree(tree: str) -> None:
+    """Waits until all that was written in a directory is on the disk. Raises OSError."""
+    # With all else on it: thousands of files one by one would be as many commits of the journal.
+    fd = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syncfs(fd)
+    finally:
+        os.close(fd)
 
 
 def disk_error(name: str, error: OSError) -> Error:

@@ -13,7 +13,12 @@ from supervisord.linux.mount import mount_points, unmount_all
 
 @contextmanager
 def disk(folder: Path, kind: str, *options: str, size: int = 256 << 20) -> Iterator[Path]:
-    """A file system of ``kind`` with ``size`` bytes, mounted below ``folder``, which is made."""
+    """A file system of ``kind`` with ``size`` bytes, mounted below ``folder``, which is made; a
+    tmpfs needs no file."""
+    if kind == "tmpfs":
+        with _tmpfs(folder / kind, size) as target:
+            yield target
+        return
     image, target = folder / f"{kind}.img", folder / kind
     target.mkdir(parents=True)
     with open(image, "wb") as out:
@@ -27,6 +32,16 @@ def disk(folder: Path, kind: str, *options: str, size: int = 256 << 20) -> Itera
             if point == str(target) or point.startswith(f"{target}/"):
                 unmount_all(point)
         image.unlink()
+
+
+@contextmanager
+def _tmpfs(target: Path, size: int) -> Iterator[Path]:
+    target.mkdir(parents=True)
+    command(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(target)])
+    try:
+        yield target
+    finally:
+        unmount_all(str(target))
 
 
 def command(words: list[str]) -> None:

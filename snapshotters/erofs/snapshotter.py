@@ -26,7 +26,7 @@ from pathlib import Path
 
 from snapshotters import index
 from snapshotters.base import DirectorySnapshotter, disk_error
-from snapshotters.overlayfs.idmap import GID_LABEL, UID_LABEL, root_owner
+from snapshotters.overlayfs import idmap
 from snapshotters.overlayfs.inherit import inherit
 from snapshotters.overlayfs.probe import overlay_options
 from snapshotters.trash import remove_tree
@@ -197,17 +197,18 @@ class ErofsSnapshotter(DirectorySnapshotter):
 
     def _make(self, id: int, kind: Kind, parents: Sequence[int], labels: Mapping[str, str]) -> None:
         folder, tree = self._path(id), self._tree(id)
-        owner, mode = root_owner(labels), _FS_MODE
+        owner, mode = (os.geteuid(), os.getegid()), _FS_MODE
         if parents:  # the merged root looks like the top layer's: go on with the parent's
             above = image.root_of(self._image(parents[0]))
-            owner, mode = owner or (above.uid, above.gid), above.mode
+            owner, mode = (above.uid, above.gid), above.mode
+        if idmap.mapped(labels):
+            owner = idmap.owner(labels, *owner)
         for path, wanted in ((folder, 0o700), (tree, _FS_MODE)):
             _mkdir(path, wanted)
         if kind == Kind.ACTIVE:
             _mkdir(f"{folder}/work", _WORK_MODE)
             Path(folder, MARK).touch()
-        if owner is not None:
-            os.chown(tree, *owner)
+        os.chown(tree, *owner)
         os.chmod(tree, mode)
 
     async def _remove_tree(self, name: str) -> None:
@@ -243,7 +244,7 @@ class ErofsSnapshotter(DirectorySnapshotter):
             work=f"{self._path(chain.id)}/work",
             writable=f"{self._path(chain.id)}/{_WRITABLE}",
             size=self._size(chain.labels) if chain.kind == Kind.ACTIVE else 0,
-            options=self._idmap_options(chain.labels),
+            options=idmap.options(chain.labels) if self._settings.remap_ids else [],
             more=self._settings.mount_options,
         )
         if stack.size or not self._settings.mount_layers:
@@ -261,12 +262,6 @@ class ErofsSnapshotter(DirectorySnapshotter):
         if not self._settings.size or not (wanted.isascii() and wanted.isdecimal()):
             return self._settings.size
         return int(wanted) or self._settings.size
-
-    def _idmap_options(self, labels: Mapping[str, str]) -> list[str]:
-        if not self._settings.remap_ids:
-            return []
-        pairs = (("uidmap", UID_LABEL), ("gidmap", GID_LABEL))
-        return [f"{option}={labels[label]}" for option, label in pairs if label in labels]
 
     async def _measure(self, row: index.Row) -> Usage:
         path = f"{self._path(row.id)}/{_WRITABLE}"

@@ -1,13 +1,15 @@
 """Snapshots as whole directory trees: an active one is a copy of its parent.
 
 Made for filesystems that overlayfs cannot stand on; slow and large, but without surprises. The
-copy runs in a thread, shares extents where the filesystem can (reflink), and is complete before
-its row is written. A view of a parent has no directory: it is that parent, mounted read-only.
+copy runs in a thread, shares extents where the filesystem can (reflink), and is complete and on the
+disk before its row is written. A view of a parent has no directory: it is that parent, mounted
+read-only.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,14 +17,16 @@ from functools import partial
 from pathlib import Path
 
 from snapshotters import index
-from snapshotters.base import DirectorySnapshotter, disk_error
+from snapshotters.base import DirectorySnapshotter, disk_error, sync_tree
 from supervisord.aio.locks import KeyedLock
-from supervisord.contracts.errors import FailedPrecondition
+from supervisord.contracts.errors import DataLoss, FailedPrecondition
 from supervisord.contracts.snapshots import Kind, Mount
 from supervisord.linux.spread import spread
 from supervisord.sqlite.database import Database
 
 from .copy import copy_tree
+
+log = logging.getLogger(__name__)
 
 _MODE = 0o755
 
@@ -42,10 +46,34 @@ class NativeSnapshotter(DirectorySnapshotter):
         await asyncio.to_thread(_make_root, root)
         database = await Database.open(root / "metadata.sqlite", index.MIGRATIONS)
         try:
-            return cls(root, database, sync_remove=sync_remove)
+            opened = cls(root, database, sync_remove=sync_remove)
+            await opened._repair()
+            return opened
         except BaseException:
             await database.close()
             raise
+
+    async def _repair(self) -> None:
+        """Makes empty directories again that a power failure took from a row which it left: rows
+        are synced, mkdirs only ordered. Any other that is not there is reported."""
+        after = ""
+        while page := self._database.read(partial(index.page, after=after)):
+            await asyncio.to_thread(self._repair_page, page)
+            after = page[-1].info.name
+
+    def _repair_page(self, page: Sequence[index.Row]) -> None:
+        for row in page:
+            shared = row.info.kind == Kind.VIEW and row.parent_id
+            if shared or Path(self._tree(row.id)).is_dir():
+                continue
+            if row.info.kind == Kind.COMMITTED or row.parent_id:
+                log.error("snapshot %s: its directory %d is gone", row.info.name, row.id)
+                continue
+            log.warning("snapshot %s: making its directory %d again", row.info.name, row.id)
+            try:
+                _fill(self._tree(row.id), None)
+            except OSError as error:
+                log.error("snapshot %s: %s", row.info.name, error)
 
     def _tree(self, id: int) -> str:
         return self._path(id)
@@ -79,6 +107,10 @@ class NativeSnapshotter(DirectorySnapshotter):
         try:
             await asyncio.to_thread(_fill, self._tree(id), source)
         except OSError as error:
+            if source is not None and not await asyncio.to_thread(Path(source).is_dir):
+                raise DataLoss(
+                    f"parent snapshot {parent!r}: its directory {parents[0]} is gone"
+                ) from error
             raise disk_error(key, error) from error
         finally:
             if parents:
@@ -118,6 +150,7 @@ def _fill(target: str, source: str | None) -> None:
         folder.chmod(_MODE)
     else:
         copy_tree(source, target)
+        sync_tree(target)
 
 
 def _make_root(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""The overlayfs snapshotter as a plugin: its id and configuration."""
+"""The overlayfs snapshotter as a plugin: its id, configuration and capabilities."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from snapshotters.plugin import ROOT_PATH_HELP, SNAPSHOTTER, root_of, take
 from supervisord.contracts.plugins import PluginContext, Registration, SkipPlugin
 
-from .probe import supported
-from .snapshotter import OverlaySnapshotter
+from .probe import in_user_namespace, supported
+from .snapshotter import OverlaySnapshotter, Settings
 
 
 async def _start(context: PluginContext) -> Any:
@@ -20,12 +20,21 @@ async def _start(context: PluginContext) -> Any:
     take(context, root)
     snapshotter = await OverlaySnapshotter.open(
         root,
-        mount_options=config["mount_options"],
-        sync_remove=config["sync_remove"],
-        upperdir_label=config["upperdir_label"],
+        Settings(
+            mount_options=config["mount_options"],
+            sync_remove=config["sync_remove"],
+            sync_commit=config["sync_commit"],
+            upperdir_label=config["upperdir_label"],
+            project_quota=config["project_quota"],
+        ),
     )
     context.on_close(snapshotter.close)
-    context.capability("rebase")
+    if snapshotter.remaps_ids:
+        context.capability("remap-ids")
+    if not config["slow_chown"]:
+        context.capability("only-remap-ids")
+    if not in_user_namespace():  # whiteouts of a layer without its parent are device nodes
+        context.capability("rebase")
     return snapshotter
 
 
@@ -37,12 +46,21 @@ OVERLAYFS = Registration(
         "root_path": "",
         "upperdir_label": False,
         "sync_remove": False,
+        "sync_commit": True,
+        "slow_chown": False,
+        "project_quota": 0,
         "mount_options": [],
     },
     config_help={
         "root_path": ROOT_PATH_HELP,
         "upperdir_label": "Whether snapshots tell their folder in a label.",
         "sync_remove": "Whether a removed snapshot is gone from the disk when the call ends.",
-        "mount_options": "Further options of every overlay mount.",
+        "sync_commit": "Whether a commit waits until all files are on the disk; false is quicker, "
+        "and a power failure soon afterwards may leave files without contents.",
+        "slow_chown": "Whether clients may copy an image and change all owners for a container in "
+        "a user namespace, where the kernel cannot map owners in mounts.",
+        "project_quota": "First of the project ids by which the file system counts what active "
+        "snapshots take, where it is mounted with prjquota; 0 walks their folders instead.",
+        "mount_options": "Further options of every overlay mount; volatile is left out of views.",
     },
 )

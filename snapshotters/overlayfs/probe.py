@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-_INDEX = Path("/sys/module/overlay/parameters/index")
+from supervisord.contracts.errors import Error, FailedPrecondition
+from supervisord.linux import idmap
+from supervisord.linux.entries import type_of
+
+_PARAMETERS = Path("/sys/module/overlay/parameters")
 _FILESYSTEMS = Path("/proc/filesystems")
+_IDS = "0:1:1"
 
 
 def overlay_options(root: str, configured: Sequence[str]) -> list[str]:
     """The options to add to overlay mounts under ``root``, unless they are configured already.
 
     ``index=off`` where the kernel has the index feature (with it, layers shared by several
-    mounts are refused); ``userxattr`` inside a user namespace, where trusted xattrs are not to
-    be had (kernel 5.11 on, but not on tmpfs)."""
+    mounts are refused); ``metacopy=off`` where the kernel would copy up attributes alone, because a
+    layer made of such files has no contents of its own; ``userxattr`` inside a user namespace,
+    where trusted xattrs are not to be had (kernel 5.11 on, but not on tmpfs)."""
     keys = {option.partition("=")[0] for option in configured}
     options = []
     if "userxattr" not in keys and needs_userxattr(root):
         options.append("userxattr")
-    if "index" not in keys and _INDEX.exists():
+    if "index" not in keys and (_PARAMETERS / "index").exists():
         options.append("index=off")
+    if "metacopy" not in keys and _copies_attributes_alone():
+        options.append("metacopy=off")
     return options
 
 
@@ -36,7 +45,7 @@ def supported() -> bool:
 
 def needs_userxattr(root: str) -> bool:
     """Whether overlay metadata must go to user xattrs."""
-    return in_user_namespace() and _kernel() >= (5, 11) and not _on_tmpfs(root)
+    return in_user_namespace() and kernel() >= (5, 11) and filesystem(root) != "tmpfs"
 
 
 def in_user_namespace() -> bool:
@@ -48,16 +57,50 @@ def in_user_namespace() -> bool:
     return mapping != ["0", "0", str(2**32 - 1)]
 
 
-def _kernel() -> tuple[int, int]:
+def maps_ids(root: str) -> bool:
+    """Whether layers below ``root`` can have their owners mapped: the filesystem must know how,
+    and overlayfs (Linux 5.19) that they are."""
+    if kernel() < (5, 19):
+        return False
+    try:
+        with idmap.user_namespace(_IDS, _IDS) as userns:
+            os.close(idmap.clone(root, 0, userns))
+    except (OSError, Error):
+        return False
+    return True
+
+
+def check_types(root: str) -> None:
+    """Raises FailedPrecondition where folders do not tell the types of their entries, without
+    which overlayfs shows its whiteouts as files (xfs made with ftype=0). Raises OSError."""
+    with tempfile.TemporaryDirectory(prefix="new-", dir=root) as folder:
+        Path(folder, "entry").touch()
+        if not type_of("entry", folder):
+            raise FailedPrecondition(
+                f"{root} does not support d_type. If the backing filesystem is xfs, please "
+                "reformat with ftype=1 to enable d_type support"
+            )
+
+
+def kernel() -> tuple[int, int]:
+    """Major and minor number of the running one."""
     found = re.match(r"(\d+)\.(\d+)", os.uname().release)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def _on_tmpfs(root: str) -> bool:
-    device = Path(root).stat().st_dev
+def filesystem(path: str) -> str:
+    """The type of the filesystem that ``path`` is on, "" if it is on none that is mounted here."""
+    device = Path(path).stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, _, rest = line.partition(" - ")
         if fields.split()[2] == wanted:
-            return rest.startswith("tmpfs ")
-    return False
+            return rest.partition(" ")[0]
+    return ""
+
+
+def _copies_attributes_alone() -> bool:
+    try:
+        return (_PARAMETERS / "metacopy").read_text().strip() == "Y"
+    except OSError:
+        return False

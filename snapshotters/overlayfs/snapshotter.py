@@ -17,19 +17,22 @@ import logging
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from snapshotters import index
 from snapshotters.base import DirectorySnapshotter, disk_error, with_label
-from supervisord.contracts.errors import InvalidArgument
-from supervisord.contracts.snapshots import Info, Kind, Mount
+from snapshotters.usage import disk_usage
+from supervisord.contracts.errors import DataLoss, Error, InvalidArgument
+from supervisord.contracts.snapshots import Info, Kind, Mount, Usage
+from supervisord.linux import quota
 from supervisord.linux.spread import spread
 from supervisord.sqlite.database import Database
 
-from .idmap import GID_LABEL, UID_LABEL, root_owner
+from . import idmap, probe, volatile
 from .inherit import inherit
-from .probe import overlay_options
+from .projects import Projects
 
 log = logging.getLogger(__name__)
 
@@ -39,55 +42,60 @@ _FS_MODE = 0o755
 _WORK_MODE = 0o711
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the snapshots of one root are made and mounted.
+
+    ``mount_options`` are added to overlay (not bind) mounts; ``index=off``, ``metacopy=off`` and
+    ``userxattr`` join them where the kernel needs them. ``upperdir_label`` shows each snapshot's
+    ``fs`` as a label; ``remap_ids`` turns the id mapping labels into mount options (None: where
+    this kernel and file system can map ids). ``sync_remove`` and ``sync_commit`` are those of
+    ``DirectorySnapshotter``. Active snapshots are counted by project quotas from the id
+    ``project_quota`` on, where that is not 0 and the file system counts projects."""
+
+    mount_options: Sequence[str] = ()
+    sync_remove: bool = False
+    sync_commit: bool = True
+    upperdir_label: bool = False
+    remap_ids: bool | None = None
+    project_quota: int = 0
+
+
 class OverlaySnapshotter(DirectorySnapshotter):
     """Make it with ``open``."""
 
     def __init__(
-        self,
-        root: Path,
-        database: Database,
-        *,
-        options: Sequence[str] = (),
-        sync_remove: bool = False,
-        upperdir_label: bool = False,
-        remap_ids: bool = False,
+        self, root: Path, database: Database, settings: Settings, projects: Projects | None
     ) -> None:
-        super().__init__(root, database, sync_remove=sync_remove)
-        self._options = tuple(options)
-        self._upperdir_label = upperdir_label
-        self._remap_ids = remap_ids
+        super().__init__(
+            root,
+            database,
+            sync_remove=settings.sync_remove,
+            sync_commit=settings.sync_commit,
+        )
+        self._options = tuple(settings.mount_options)
+        self._view_options = volatile.without(self._options)
+        self._all_volatile = volatile.among(self._options)
+        self._knows_volatile = volatile.known()
+        self._upperdir_label = settings.upperdir_label
+        self._projects = projects
+        self.remaps_ids = bool(settings.remap_ids)
 
     @classmethod
-    async def open(
-        cls,
-        root: Path | str,
-        *,
-        mount_options: Sequence[str] = (),
-        sync_remove: bool = False,
-        upperdir_label: bool = False,
-        remap_ids: bool = False,
-    ) -> OverlaySnapshotter:
+    async def open(cls, root: Path | str, settings: Settings | None = None) -> OverlaySnapshotter:
         """Opens the snapshotter at ``root``, made if it is not there.
 
-        ``mount_options`` are added to overlay (not bind) mounts; ``index=off`` and ``userxattr``
-        join them where the kernel knows or needs them. ``upperdir_label`` shows each snapshot's
-        ``fs`` as a label; ``remap_ids`` turns the id mapping labels into mount options, for
-        mounters that can map ids. Raises InvalidArgument for a root that cannot stand in mount
-        options, DataLoss."""
+        Raises InvalidArgument for a root that cannot stand in mount options, FailedPrecondition
+        for a file system that overlayfs cannot stand on, DataLoss."""
         root = Path(root)
         if any(character in str(root) for character in ":,\\"):
             raise InvalidArgument(f"root: {str(root)!r} must not contain ':', ',' or a backslash")
-        options = await asyncio.to_thread(_make_root, root, tuple(mount_options))
+        probed = await asyncio.to_thread(_make_root, root, settings or Settings())
+        counted = probed.project_quota > 0
         database = await Database.open(root / "metadata.sqlite", index.MIGRATIONS)
         try:
-            opened = cls(
-                root,
-                database,
-                options=options,
-                sync_remove=sync_remove,
-                upperdir_label=upperdir_label,
-                remap_ids=remap_ids,
-            )
+            projects = Projects(probed.project_quota) if counted else None
+            opened = cls(root, database, probed, projects)
             await opened._repair()
             return opened
         except BaseException:
@@ -107,6 +115,8 @@ class OverlaySnapshotter(DirectorySnapshotter):
         for row in page:
             parts = ["fs", "work"] if row.info.kind == Kind.ACTIVE else ["fs"]
             if all(os.path.isdir(f"{self._path(row.id)}/{part}") for part in parts):
+                if self._projects is not None:
+                    self._projects.found(self._tree(row.id))
                 continue
             if row.info.kind == Kind.COMMITTED:
                 log.error("snapshot %s: its directory %d is gone", row.info.name, row.id)
@@ -115,21 +125,46 @@ class OverlaySnapshotter(DirectorySnapshotter):
             parents = (row.parent_id,) if row.parent_id else ()
             try:
                 self._make(row.id, row.info.kind, parents, row.info.labels)
-            except OSError as error:  # its parent's is gone too: the others must not wait for it
+            except (OSError, Error) as error:  # its parent's is gone too, or its labels are odd
                 log.error("snapshot %s: %s", row.info.name, error)
 
-    async def commit(
-        self, name: str, key: str, labels: Mapping[str, str], parent: str = ""
-    ) -> None:
-        row = self._database.read(partial(index.get, name=key))
-        if parent and not row.parent_id:
-            parents = self._database.read(partial(index.chain_of_parent, parent=parent))
-            lowers = [self._tree(id) for id in parents]
+    async def mounts(self, key: str) -> Sequence[Mount]:
+        chain = self._database.read(partial(index.chain, name=key))
+        folder = self._path(chain.id)
+        if self._is_volatile(chain.kind, chain.parents, chain.labels) or volatile.marked(folder):
             try:
-                await asyncio.to_thread(inherit, self._tree(row.id), lowers)
+                await asyncio.to_thread(volatile.renew, folder, key)
             except OSError as error:
                 raise disk_error(key, error) from error
-        await super().commit(name, key, labels, parent)
+        return self._mounts(chain)
+
+    def _finish(self, row: index.Row, parent: str) -> Usage:
+        if parent and not row.parent_id:
+            parents = self._database.read(partial(index.chain_of_parent, parent=parent))
+            self._check_there(parent, parents)
+            inherit(self._tree(row.id), [self._tree(id) for id in parents])
+        return super()._finish(row, parent)
+
+    async def _measure(self, row: index.Row) -> Usage:
+        return await self._measured(row, partial(self._counted, row))
+
+    def _counted(self, row: index.Row) -> Usage:
+        if self._projects is not None:
+            counted = self._projects.usage(self._tree(row.id))
+            if counted is not None:
+                work = disk_usage(f"{self._path(row.id)}/work")
+                return Usage(counted.size - work.size, counted.inodes - work.inodes)
+        return disk_usage(self._tree(row.id))
+
+    async def _remove_tree(self, name: str) -> None:
+        await super()._remove_tree(name)
+        if self._projects is not None and not os.path.lexists(f"{self._folder}/{name}"):
+            self._projects.drop(f"{self._folder}/{name}/fs")
+
+    def _is_volatile(self, kind: Kind, parents: Sequence[int], labels: Mapping[str, str]) -> bool:
+        if kind != Kind.ACTIVE or not parents or not self._knows_volatile:
+            return False
+        return self._all_volatile or volatile.asked(labels)
 
     def _tree(self, id: int) -> str:
         return f"{self._folder}/{id}/fs"
@@ -167,44 +202,57 @@ class OverlaySnapshotter(DirectorySnapshotter):
         try:
             self._make(id, kind, parents, labels)
         except OSError as error:
+            self._check_there(parent, parents[:1])
             raise disk_error(key, error) from error
         return index.insert(connection, id, kind, key, parents, labels)
+
+    def _check_there(self, name: str, ids: Sequence[int]) -> None:
+        """Raises DataLoss if the directory of one of these is gone: of ``name``, or below it."""
+        for id in ids:
+            if not os.path.isdir(self._tree(id)):
+                raise DataLoss(f"parent snapshot {name!r}: its directory {id} is gone")
 
     def _make(self, id: int, kind: Kind, parents: Sequence[int], labels: Mapping[str, str]) -> None:
         folder = self._path(id)
         tree = f"{folder}/fs"
         _mkdir(folder, 0o700)
         _mkdir(tree, _FS_MODE)
-        if kind == Kind.ACTIVE:
-            _mkdir(f"{folder}/work", _WORK_MODE)
-        owner = root_owner(labels)
+        owner = made = (os.geteuid(), os.getegid())
         mode = _FS_MODE
         if parents:  # the merged root looks like the top layer's: go on with the parent's
             above = os.stat(self._tree(parents[0]))
-            mode = above.st_mode & 0o7777
-            owner = owner or (above.st_uid, above.st_gid)
-        if owner is not None:
+            mode, owner = above.st_mode & 0o7777, (above.st_uid, above.st_gid)
+        if idmap.mapped(labels):
+            there = idmap.owner(labels, *owner)
+            if parents or not self.remaps_ids:  # else the mount maps this folder itself
+                owner = there
+        if owner != made:
             os.chown(tree, *owner)
         os.chmod(tree, mode)
+        if kind == Kind.ACTIVE:
+            _mkdir(f"{folder}/work", _WORK_MODE)
+            if self._projects is not None:
+                self._projects.give(tree, f"{folder}/work")
+            if self._is_volatile(kind, parents, labels):
+                volatile.note(folder)
 
     def _mounts(self, chain: index.Chain) -> Sequence[Mount]:
-        options = self._idmap_options(chain.labels)
+        options = idmap.options(chain.labels) if self.remaps_ids else []
         if not chain.parents:
             access = "ro" if chain.kind == Kind.VIEW else "rw"
             return [Mount("bind", self._tree(chain.id), (*options, access, "rbind"))]
         if chain.kind == Kind.VIEW and len(chain.parents) == 1:
             return [Mount("bind", self._tree(chain.parents[0]), (*options, "ro", "rbind"))]
-        if chain.kind == Kind.ACTIVE:
-            options.append(f"workdir={self._path(chain.id)}/work")
-            options.append(f"upperdir={self._tree(chain.id)}")
-        options.append("lowerdir=" + ":".join(map(self._tree, chain.parents)))
-        return [Mount("overlay", "overlay", (*options, *self._options))]
-
-    def _idmap_options(self, labels: Mapping[str, str]) -> list[str]:
-        if not self._remap_ids:
-            return []
-        pairs = (("uidmap", UID_LABEL), ("gidmap", GID_LABEL))
-        return [f"{option}={labels[label]}" for option, label in pairs if label in labels]
+        lower = "lowerdir=" + ":".join([f"{self._folder}/{id}/fs" for id in chain.parents])
+        if chain.kind == Kind.VIEW:
+            return [Mount("overlay", "overlay", (*options, lower, *self._view_options))]
+        options.append(f"workdir={self._path(chain.id)}/work")
+        options.append(f"upperdir={self._tree(chain.id)}")
+        options.append(lower)
+        options += self._options
+        if not self._all_volatile and volatile.asked(chain.labels) and self._knows_volatile:
+            options.append("volatile")
+        return [Mount("overlay", "overlay", tuple(options))]
 
 
 def _mkdir(path: str, mode: int) -> None:
@@ -212,8 +260,25 @@ def _mkdir(path: str, mode: int) -> None:
         os.mkdir(path, mode)
 
 
-def _make_root(root: Path, mount_options: tuple[str, ...]) -> tuple[str, ...]:
+def _make_root(root: Path, settings: Settings) -> Settings:
+    """The root, and the settings with what was found out about it."""
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     (root / "snapshots").mkdir(mode=0o700, exist_ok=True)
     spread(f"{root}/snapshots")
-    return (*mount_options, *overlay_options(str(root), mount_options))
+    probe.check_types(f"{root}/snapshots")
+    there = probe.filesystem(str(root))
+    if there == "overlay":
+        log.warning(
+            "%s is on overlayfs itself, which no overlay can write to: mounts will fail", root
+        )
+    counts = settings.project_quota > 0 and quota.counts_projects(str(root))
+    if settings.project_quota and not counts:
+        log.warning("%s: its file system counts no projects (prjquota)", root)
+    remaps = probe.maps_ids(str(root)) if settings.remap_ids is None else settings.remap_ids
+    found = probe.overlay_options(str(root), settings.mount_options)
+    return replace(
+        settings,
+        mount_options=(*settings.mount_options, *found),
+        remap_ids=remaps,
+        project_quota=settings.project_quota if counts else 0,
+    )

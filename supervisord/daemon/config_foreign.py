@@ -59,7 +59,6 @@ PLUGIN_KEYS: Mapping[str, str] = {
     "io.containerd.runtime.v2.task.socket_dir": "sockets of shims lie below state",
     "io.containerd.service.v1.tasks-service.blockio_config_file": "no block I/O classes are set",
     "io.containerd.service.v1.tasks-service.rdt_config_file": "no RDT classes are set",
-    "io.containerd.snapshotter.v1.overlayfs.slow_chown": "ids are mapped by the mount",
 }
 """Keys of plugins that do exist here."""
 

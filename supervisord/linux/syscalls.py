@@ -20,6 +20,7 @@ SYS_MOVE_MOUNT = 429
 SYS_MOUNT_SETATTR = 442
 SYS_OPEN_TREE = 428
 SYS_CLONE3 = 435
+SYS_QUOTACTL_FD = 443
 """Numbers of calls that the C library has no function for; since Linux 5.0 they are the same on
 every architecture."""
 
@@ -70,14 +71,20 @@ _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
 
-def syscall(number: int, *arguments: int | bytes | None) -> int:
-    """A system call by number. Integers are passed as longs, bytes as pointers to them."""
-    values = [
-        ctypes.c_long(value) if isinstance(value, int) else ctypes.c_char_p(value)
-        for value in arguments
-    ]
+def syscall(number: int, *arguments: int | bytes | bytearray | None) -> int:
+    """A system call by number. Integers are passed as longs, bytes as pointers to them, and so are
+    byte arrays, which the kernel may fill."""
+    values = [_argument(value) for value in arguments]
     result: int = _syscall(ctypes.c_long(number), *values)
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
+
+
+def _argument(value: int | bytes | bytearray | None) -> Any:
+    if isinstance(value, int):
+        return ctypes.c_long(value)
+    if isinstance(value, bytearray):
+        return (ctypes.c_char * len(value)).from_buffer(value)
+    return ctypes.c_char_p(value)

@@ -140,7 +140,10 @@ def test_the_dump_is_what_is_in_force(tmp_path: Path) -> None:
     assert dumped["plugins"][URI]["depth"] == 3
 
 
-def test_what_containerd_knows_is_passed_over_and_told(tmp_path: Path) -> None:
+def test_what_containerd_knows_is_passed_over_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreign, "PLUGIN_KEYS", {f"{URI}.theirs": "there is none"})
     config = _load(
         tmp_path,
         """
@@ -156,14 +159,14 @@ def test_what_containerd_knows_is_passed_over_and_told(tmp_path: Path) -> None:
         bin_dir = "/usr/lib/cni"
         [plugins."io.containerd.snapshotter.v1.overlayfs"]
         slow = true
-        slow_chown = true
+        theirs = true
         """,
     )
     assert sorted(config.ignored) == [
         "disabled_plugins cri",
         "grpc.tcp_address",
         'plugins."io.containerd.grpc.v1.cri"',
-        'plugins."io.containerd.snapshotter.v1.overlayfs".slow_chown',
+        'plugins."io.containerd.snapshotter.v1.overlayfs".theirs',
         "timeouts",
     ]
     assert config.plugins[URI]["slow"] is True

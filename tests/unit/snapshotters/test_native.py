@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import socket
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from snapshotters.native import NativeSnapshotter
 from snapshotters.native.copy import copy_tree
-from supervisord.contracts.errors import AlreadyExists, FailedPrecondition
+from snapshotters.trash import remove_tree
+from supervisord.contracts.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound
 from supervisord.contracts.snapshots import Mount
 from supervisord.testing.trees import (
     both,
@@ -25,6 +29,7 @@ from supervisord.testing.trees import (
     symlink,
     xattr,
 )
+from tests.disks import disk
 
 
 @pytest.fixture
@@ -78,6 +83,129 @@ def test_holes_stay_holes(tmp_path: Path) -> None:
     for name in ("middle", "ends", "none"):
         assert (target / name).stat().st_blocks < 200
         assert (target / name).read_bytes() == (source / name).read_bytes()
+
+
+@pytest.mark.blocks("it formats and mounts a file system")
+@pytest.mark.parametrize(
+    ("kind", "options", "shares"),
+    [
+        ("btrfs", (), True),
+        ("xfs", ("-m", "reflink=1"), True),
+        ("xfs", ("-m", "reflink=0"), False),
+        ("ext4", (), False),
+        ("tmpfs", (), False),
+    ],
+)
+def test_copies_on_each_file_system(
+    tmp_path: Path, kind: str, options: tuple[str, ...], shares: bool
+) -> None:
+    with disk(tmp_path / "disk", kind, *options, size=400 << 20) as at:
+        source = at / "source"
+        source.mkdir()
+        both(
+            folder("d", 0o2755),
+            file("d/setgid", "s", 0o2755),
+            chown("d/setgid", 0, 9),
+            file("small", "x" * 5000),
+            symlink("small", "link"),
+            device("d/zero", stat.S_IFCHR, 1, 5),
+            xattr("small", "trusted.a", b"1"),
+        )(source)
+        (source / "large").write_bytes(os.urandom(20 << 20))
+        with open(source / "sparse", "wb") as out:
+            out.seek(50 << 20)
+            out.write(b"end")
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(source / "sock"))
+        before = used(at)
+        (at / "target").mkdir()
+        copy_tree(str(source), str(at / "target"))
+        assert contents(at / "target") == contents(source)
+        assert (at / "target" / "sparse").stat().st_blocks * 512 < 1 << 20
+        assert (used(at) - before < 10 << 20) == shares
+
+
+def used(path: Path) -> int:
+    os.sync()
+    found = os.statvfs(path)
+    return (found.f_blocks - found.f_bfree) * found.f_frsize
+
+
+@pytest.mark.parametrize("refusal", [errno.EXDEV, errno.ENOSYS])
+def test_a_kernel_that_copies_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(refusal, os.strerror(refusal))
+
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    (source / "large").write_bytes(os.urandom(3 << 20))
+    copy_tree(str(source), str(target))
+    assert contents(target) == contents(source)
+
+
+def test_a_swapped_folder_leads_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that still writes to the source makes a link of a folder that is next."""
+    source, target, secret = (tmp_path / name for name in ("source", "target", "secret"))
+    for each in (source, target, secret, source / "d"):
+        each.mkdir()
+    (secret / "key").write_text("secret")
+    real = os.mkdir
+
+    def swap(path: bytes, *arguments: Any, **options: Any) -> None:
+        real(path, *arguments, **options)
+        if path == b"d":
+            (source / "d").rmdir()
+            (source / "d").symlink_to(secret)
+
+    monkeypatch.setattr(os, "mkdir", swap)
+    with pytest.raises(OSError):
+        copy_tree(str(source), str(target))
+    assert not list(target.rglob("key"))
+
+
+def test_paths_as_long_as_a_layer_may_have(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    path = b"/".join([b"n" * 200] * 20)  # with that of the source more than the kernel takes
+    top = os.open(source, os.O_RDONLY)
+    at = os.open(target, os.O_RDONLY)
+    for depth in range(1, 21):
+        os.mkdir(path[: depth * 201 - 1], dir_fd=top)
+    os.symlink("x", path + b"/link", dir_fd=top)
+    copy_tree(str(source), str(target))
+    assert os.readlink(path + b"/link", dir_fd=at) == b"x"
+    os.close(top)
+    os.close(at)
+    assert remove_tree(source)
+    assert remove_tree(target)
+
+
+async def test_lost_directories(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    native = await NativeSnapshotter.open(tmp_path / "root")
+    await native.prepare("a", "", {})
+    await native.commit("base", "a", {})
+    await native.prepare("empty", "", {})
+    await native.prepare("full", "base", {})
+    await native.view("view", "base", {})
+    await native.close()
+    at = tmp_path / "root" / "snapshots"
+    for number in (2, 3):
+        (at / str(number)).rmdir()
+    native = await NativeSnapshotter.open(tmp_path / "root")
+    assert (at / "2").stat().st_mode & 0o7777 == 0o755
+    assert "snapshot full: its directory 3 is gone" in caplog.text
+    with pytest.raises(NotFound, match="snapshot 'full': its directory is gone"):
+        await native.usage("full")
+    (at / "1").rmdir()
+    with pytest.raises(DataLoss, match="parent snapshot 'base': its directory 1 is gone"):
+        await native.prepare("new", "base", {})
+    assert sorted(os.listdir(at)) == ["2"]
+    await native.close()
 
 
 async def test_mounts(native: NativeSnapshotter, tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from snapshotters.overlayfs import OverlaySnapshotter
-from snapshotters.overlayfs.idmap import root_owner
+from snapshotters.overlayfs import OverlaySnapshotter, Settings
 from supervisord.contracts.errors import (
     AlreadyExists,
+    DataLoss,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -62,7 +62,7 @@ async def test_mounts(overlay: OverlaySnapshotter, tmp_path: Path) -> None:
 
 async def test_configured_options_win(tmp_path: Path) -> None:
     options = ("index=on", "volatile")
-    overlay = await OverlaySnapshotter.open(tmp_path / "root", mount_options=options)
+    overlay = await OverlaySnapshotter.open(tmp_path / "root", Settings(mount_options=options))
     await layers(overlay, 1)
     (mount,) = await overlay.prepare("a", "layer1", {})
     assert mount.options[3:] == options
@@ -76,7 +76,7 @@ async def test_roots_that_cannot_be_mount_options(tmp_path: Path, name: str) -> 
 
 
 async def test_upperdir_label(tmp_path: Path) -> None:
-    overlay = await OverlaySnapshotter.open(tmp_path / "root", upperdir_label=True)
+    overlay = await OverlaySnapshotter.open(tmp_path / "root", Settings(upperdir_label=True))
     await overlay.prepare("a", "", {"l": "1"})
     label = "containerd.io/snapshot/overlay.upperdir"
     expected = {"l": "1", label: f"{tmp_path}/root/snapshots/1/fs"}
@@ -104,29 +104,6 @@ async def test_a_parent_at_commit(overlay: OverlaySnapshotter) -> None:
     await overlay.commit("e", "c", {}, parent="layer1")
 
 
-async def test_id_mappings_own_the_root(tmp_path: Path) -> None:
-    labels = {
-        "containerd.io/snapshot/uidmapping": "0:100000:65536",
-        "containerd.io/snapshot/gidmapping": "1:5:1,0:200000:65536",
-    }
-    overlay = await OverlaySnapshotter.open(tmp_path / "root", remap_ids=True)
-    (mount,) = await overlay.prepare("a", "", labels)
-    assert mount.options[:2] == ("uidmap=0:100000:65536", "gidmap=1:5:1,0:200000:65536")
-    found = os.stat(mount.source)
-    assert (found.st_uid, found.st_gid) == (100000, 200000)
-    await overlay.close()
-
-
-@pytest.mark.parametrize("text", ["", "0", "0:1", "1:2:3", "0:x:1", "0:5:0"])
-async def test_malformed_id_mappings(overlay: OverlaySnapshotter, text: str) -> None:
-    labels = {"containerd.io/snapshot/uidmapping": text}
-    with pytest.raises(InvalidArgument, match="uidmapping"):
-        root_owner(labels)
-    with pytest.raises(InvalidArgument):
-        await overlay.prepare("a", "", labels)
-    assert folders(overlay.root) == set()
-
-
 async def test_refused_creates_leave_nothing(overlay: OverlaySnapshotter) -> None:
     await overlay.prepare("a", "", {})
     for key, parent, error in (
@@ -141,7 +118,7 @@ async def test_refused_creates_leave_nothing(overlay: OverlaySnapshotter) -> Non
 
 
 async def test_removed_directories_go(tmp_path: Path) -> None:
-    overlay = await OverlaySnapshotter.open(tmp_path / "root", sync_remove=True)
+    overlay = await OverlaySnapshotter.open(tmp_path / "root", Settings(sync_remove=True))
     (mount,) = await overlay.prepare("a", "", {})
     (Path(mount.source) / "file").write_text("x")
     await overlay.remove("a")
@@ -196,6 +173,19 @@ async def test_directories_lost_with_the_power_come_back(
     shutil.rmtree(tmp_path / "root/snapshots/1")
     overlay = await OverlaySnapshotter.open(tmp_path / "root")
     assert "its directory 1 is gone" in caplog.text
+    await overlay.prepare("other", "", {})
+    for make in (overlay.prepare, overlay.view):
+        with pytest.raises(DataLoss, match="parent snapshot 'layer1': its directory 1 is gone"):
+            await make("new", "layer1", {})
+    with pytest.raises(DataLoss, match="parent snapshot 'layer1': its directory 1 is gone"):
+        await overlay.commit("name", "other", {}, "layer1")
+    shutil.rmtree(tmp_path / "root/snapshots/2")
+    with pytest.raises(NotFound, match="snapshot 'active': its directory is gone"):
+        await overlay.usage("active")
+    with pytest.raises(NotFound, match="snapshot 'active': its directory is gone"):
+        await overlay.commit("name", "active", {})
+    assert (await overlay.stat("active")).kind == Kind.ACTIVE
+    await overlay.remove("active")
     await overlay.close()
 
 
