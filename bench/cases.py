@@ -19,6 +19,7 @@ from statistics import median
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
+from bench import chain as _chain
 from bench import contents, figures, heap, layers, streams
 from bench import idle as _idle
 from bench.bare import bare
@@ -184,6 +185,18 @@ def unpack(client: Client, plan: Plan) -> Values:
     client.delete_blob(digest)
 
 
+def chain(client: Client, plan: Plan) -> Values:
+    """Snapshots over 128 layers."""
+    with _chain.chain(client) as parent:
+        _chain.once(client, parent)
+        took = [_chain.once(client, parent) for _ in range(plan.count * 2)]
+        commits = [_chain.commit(client, parent) for _ in range(plan.count)]
+    yield figures.CHAIN, median(each.ready for each in took)
+    yield figures.CHAIN_PREPARE, median(each.prepare for each in took)
+    yield figures.CHAIN_COMMIT, median(commits)
+    yield figures.CHAIN_REMOVE, median(each.remove for each in took)
+
+
 def store(client: Client, plan: Plan) -> Values:
     """Two hundred container records made, listed and deleted."""
     count = 200
@@ -268,6 +281,7 @@ CASES: dict[str, Callable[[Client, Plan], Values]] = {
     "stdout": stdout,
     "content": blobs,
     "unpack": unpack,
+    "chain": chain,
     "store": store,
     "collect": collect,
     "events": fanout,

@@ -59,7 +59,7 @@ class Mapped(OverlaySnapshotter):
     """All ids are mapped, each to itself: everything must look as without."""
 
     def _mounts(self, chain: index.Chain) -> Sequence[Mount]:
-        maps = ("uidmap=0:0:65536", "gidmap=0:0:65536")
+        maps = ("uidmap=0:0:4294967295", "gidmap=0:0:4294967295")
         return [replace(each, options=(*maps, *each.options)) for each in super()._mounts(chain)]
 
 
