@@ -39,6 +39,9 @@ class Base:
     rebases: ClassVar[bool] = False
     """Whether a commit may give a parent to a snapshot that was prepared without one."""
 
+    keeps_root_mode: ClassVar[bool] = True
+    """Whether the mode of the root folder is the parent's (containerd's overlayfs forgets it)."""
+
     commit_keeps_usage: ClassVar[bool] = True
     """Whether a committed snapshot takes what it took when it was active (an image does not)."""
 
