@@ -99,6 +99,7 @@ class NativeSnapshotter(DirectorySnapshotter):
 
     async def _make(self, id: int, kind: Kind, key: str, parent: str) -> None:
         parents = self._database.read(partial(index.parent_of_new, key=key, parent=parent))
+        self._check_there(parents[:1], parent)  # a whole copy of it, which needs nobody else
         if kind == Kind.VIEW and parents:
             return
         source = self._tree(parents[0]) if parents else None

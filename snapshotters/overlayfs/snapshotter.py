@@ -199,6 +199,7 @@ class OverlaySnapshotter(DirectorySnapshotter):
     ) -> index.Chain:
         """In the writer thread, so that a refused create never touches the disk."""
         parents = index.parent_of_new(connection, key, parent)
+        self._check_there(parents, parent)
         try:
             self._make(id, kind, parents, labels)
         except OSError as error:

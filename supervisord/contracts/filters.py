@@ -20,6 +20,7 @@ Everybody who lists something uses this; it touches no state.
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,6 +104,11 @@ def lookup(path: Sequence[str], values: Mapping[str, str]) -> tuple[str, bool]:
     the key."""
     value = values.get(".".join(path))
     return ("", False) if value is None else (value, True)
+
+
+def quoted(text: str) -> str:
+    """A value of a filter that stands for ``text``, whatever that is."""
+    return json.dumps(text, ensure_ascii=False)  # its escapes are among Go's
 
 
 class _Parser:

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from supervisord.aio.locks import KeyedLock
 from supervisord.aio.owner import TaskOwner
@@ -31,7 +31,7 @@ from supervisord.contracts.errors import (
 from supervisord.contracts.snapshots import Snapshotter, is_remote
 from supervisord.sqlite.database import Database
 
-from . import references
+from . import references, snapshot_rows
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,7 @@ class Removals:
         self._snapshotters = snapshotters
         self._owner = owner
         self._lanes = KeyedLock()
+        self._backends = KeyedLock()
         self._waiting: dict[str, asyncio.Task[None]] = {}
         self._to_clean: set[str] = set()
         self._again = False
@@ -247,10 +248,18 @@ class Removals:
         snapshotter = self._snapshotters.get(kind.removeprefix(_SNAPSHOTS))
         if snapshotter is None:
             return  # it is not configured any more; its own recovery finds the orphan
-        try:
-            await snapshotter.remove(key)
-        except NotFound:
-            log.debug("%s %r was gone already", kind, key)
+        name = kind.removeprefix(_SNAPSHOTS)
+        async with self.held(name, key):
+            if self._database.read(lambda c: snapshot_rows.is_named(c, name, key)):
+                return  # another namespace has adopted it
+            try:
+                await snapshotter.remove(key)
+            except NotFound:
+                log.debug("%s %r was gone already", kind, key)
+
+    def held(self, snapshotter: str, backend: str) -> AbstractAsyncContextManager[None]:
+        """A snapshot is not removed from its backend meanwhile: hold it to give it a row more."""
+        return self._backends.hold((snapshotter, backend))
 
     async def remove_blob(self, digest: str) -> None:
         """Removes the file of a blob unless some row needs it (again)."""

@@ -82,6 +82,15 @@ def backend_of(
     return backend, created_at
 
 
+def is_named(connection: sqlite3.Connection, snapshotter: str, backend: str) -> bool:
+    """Whether some row, in any namespace, is of this snapshot of the backend."""
+    row = connection.execute(
+        "SELECT 1 FROM snapshots WHERE snapshotter = ? AND backend = ? LIMIT 1",
+        (snapshotter, backend),
+    ).fetchone()
+    return row is not None
+
+
 def _not_found(key: str) -> NotFound:
     return NotFound(f"snapshot {key} does not exist: not found")
 

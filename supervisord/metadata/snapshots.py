@@ -43,7 +43,7 @@ from .snapshot_words import in_client_words
 
 log = logging.getLogger(__name__)
 
-MAX_KEY = 4096
+MAX_KEY = 32768
 """Bytes of a key or name."""
 
 _STAT_EACH = 8
@@ -263,15 +263,18 @@ class Snapshots:
 
         Raises NotFound if the backend does not have it after all."""
         found: Info | None = None
-        wanted = f'labels."{rows.SNAPSHOT_REF}"=={target},parent=="{below}"'
-        async for info in self._backend.walk([wanted]):
+        wanted = (
+            f'labels."{rows.SNAPSHOT_REF}"=={filter_language.quoted(target)}'
+            f",parent=={filter_language.quoted(below)}"
+        )
+        async for info in self._backend.walk([wanted]):  # which may not know filters
             if (
-                info.kind is Kind.COMMITTED
+                found is None
+                and info.kind is Kind.COMMITTED
                 and info.labels.get(rows.SNAPSHOT_REF) == target
                 and info.parent == below
             ):
                 found = info
-                break
         if found is None:
             raise NotFound(f'target snapshot "{target}" in backend: not found')
         row = rows.SnapshotRow(
@@ -282,7 +285,9 @@ class Snapshots:
             found.created_at,
             found.updated_at,
         )
-        await self._commits.write(lambda c: self._insert(c, scope, row, below, adopt=True))
+        async with self._removals.held(self.name, found.name):  # another namespace may drop it
+            await self._backend.stat(found.name)
+            await self._commits.write(lambda c: self._insert(c, scope, row, below, adopt=True))
 
     def _insert(
         self,
