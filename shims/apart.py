@@ -23,7 +23,8 @@ from .reaper import Reaper
 
 Work = Callable[[Loop, Reaper], Coroutine[Any, Any, Any]]
 
-_MAX_ANSWER = 60 << 10  # what a pipe takes without a reader
+MAX_ANSWER = 60 << 10
+"""What a pipe takes without a reader."""
 _LAST_FD = (1 << 31) - 1
 _LINGER_SECONDS = 0.005
 _parse = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
@@ -42,7 +43,7 @@ async def apart(loop: Loop, reaper: Reaper, work: Work, seconds: float, what: st
                 _run(work, write, shim)
         finally:
             os.close(write)
-        data = await _answer(loop, read, seconds, what)
+        data = await line(loop, read, seconds, what)
     except DeadlineExceeded:
         os.kill(pid, signal.SIGKILL)
         raise
@@ -50,6 +51,11 @@ async def apart(loop: Loop, reaper: Reaper, work: Work, seconds: float, what: st
         raise Unknown(f"{what}: {error.strerror}") from error
     finally:
         os.close(read)
+    return value(data, what)
+
+
+def value(data: bytes, what: str) -> Any:
+    """The result in a fork's answer. Raises what its work has raised, Unknown."""
     if not data:
         raise Unknown(f"{what}: the helper process ended without an answer")
     answer, _ = _parse(data.decode(), 0)
@@ -58,13 +64,13 @@ async def apart(loop: Loop, reaper: Reaper, work: Work, seconds: float, what: st
     return answer["value"]
 
 
-async def _answer(loop: Loop, fd: int, seconds: float, what: str) -> bytes:
+async def line(loop: Loop, fd: int, seconds: float, what: str) -> bytes:
     """All up to the end of a line, or nothing. The fork's own end is not waited for: the reaper
     collects it."""
     data = b""
     while not data.endswith(b"\n"):
         await loop.readable(fd, seconds, what)
-        part = os.read(fd, _MAX_ANSWER)
+        part = os.read(fd, MAX_ANSWER)
         if not part:
             return b""
         data += part
@@ -79,25 +85,29 @@ def _run(work: Work, write: int, shim: int) -> None:
         if os.getppid() != shim:
             return
         loop = Loop()
-        reaper = Reaper(loop)
-        try:
-            answer = {"value": loop.run_until(loop.spawn(work(loop, reaper), "apart"))}
-        except Error as error:
-            answer = {"code": error.code, "message": error.message}
-        except Exception as error:
-            log.error("helper process failed", error=repr(error))
-            answer = {"code": Internal.code, "message": f"{type(error).__name__}: {error}"}
-        data = json.dumps(answer).encode() + b"\n"
-        if len(data) > _MAX_ANSWER:
-            message = str(answer.get("message", ""))[: _MAX_ANSWER // 8]
-            data = json.dumps({"code": Unknown.code, "message": message}).encode() + b"\n"
-        os.write(write, data)
-        _linger()
+        os.write(write, outcome(loop, Reaper(loop), work))
+        linger()
     finally:
         os._exit(0)
 
 
-def _linger() -> None:
+def outcome(loop: Loop, reaper: Reaper, work: Work) -> bytes:
+    """Does the work, and answers what the shim is told: a line for ``value``."""
+    try:
+        answer = {"value": loop.run_until(loop.spawn(work(loop, reaper), "apart"))}
+    except Error as error:
+        answer = {"code": error.code, "message": error.message}
+    except Exception as error:
+        log.error("helper process failed", error=repr(error))
+        answer = {"code": Internal.code, "message": f"{type(error).__name__}: {error}"}
+    data = json.dumps(answer).encode() + b"\n"
+    if len(data) > MAX_ANSWER:
+        message = str(answer.get("message", ""))[: MAX_ANSWER // 8]
+        data = json.dumps({"code": Unknown.code, "message": message}).encode() + b"\n"
+    return data
+
+
+def linger() -> None:
     """Lets the shim go on first: it was woken on this processor, and to take a process down
     takes it as long as the rest of its work. Nothing of the container's is held meanwhile."""
     os.closerange(0, _LAST_FD)

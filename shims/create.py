@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from json.encoder import encode_basestring_ascii as _quoted
+from typing import TYPE_CHECKING, Any
 
 from protos.containerd.runc.v1 import options_pb2
+from protos.containerd.task.v3 import shim_pb2 as v3
 from supervisord.contracts.errors import Error, FailedPrecondition, InvalidArgument
 from supervisord.contracts.identifiers import check_identifier
 from supervisord.linux import cgroups, systemd
@@ -27,6 +29,9 @@ from .running import describe
 from .runtime import COMMAND_SECONDS, Runtime, RuntimeFailure
 from .stdio import Stdio, Wishes
 
+if TYPE_CHECKING:
+    from .ahead import Ahead
+
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
@@ -42,9 +47,14 @@ class Defaults:
 
 
 async def create(
-    loop: Loop, reaper: Reaper, defaults: Defaults, request: Any, publish: Publish
+    loop: Loop,
+    reaper: Reaper,
+    defaults: Defaults,
+    request: Any,
+    publish: Publish,
+    ahead: Ahead | None = None,
 ) -> Container:
-    """Makes a container from a CreateTaskRequest (v2 or v3).
+    """Makes a container from a CreateTaskRequest (v2 or v3), with ``ahead`` where it serves.
 
     Raises InvalidArgument, FailedPrecondition (systemd is asked for and not there), Unknown (the
     runtime's words); nothing is left then."""
@@ -90,16 +100,21 @@ async def create(
             options.no_pivot_root,
         )
     try:
-        await _run(container, options, request.rootfs)
+        await _run(container, options, request, ahead)
     except BaseException:
         stdio.close()
         raise
+    finally:
+        if ahead is not None:
+            ahead.let_go()
     return container
 
 
-async def _run(container: Container, options: options_pb2.Options, rootfs: Any) -> None:
+async def _run(
+    container: Container, options: options_pb2.Options, request: Any, ahead: Ahead | None
+) -> None:
     """What the runtime does, and what surrounds it."""
-    runtime, init = container.runtime, container.init
+    runtime, init, rootfs = container.runtime, container.init, request.rootfs
     if container.restore is not None:
         notes = _notes(container)
         await runtime.apart(
@@ -111,7 +126,7 @@ async def _run(container: Container, options: options_pb2.Options, rootfs: Any) 
             streams = await init.stdio.open(container.id, container.namespace, *container.owner)
             notes = _notes(container)
             plan = Plan(container.id, container.bundle, rootfs, options, notes, streams)
-            facts = await runtime.apart(plan.carry_out, "create")
+            facts = await _carried_out(runtime, plan, request, ahead)
             init.stdio.given()
             await _accept(container, plan, facts)
             return
@@ -125,7 +140,7 @@ async def _run(container: Container, options: options_pb2.Options, rootfs: Any) 
                 None,
                 console=console.path,
             )
-            facts = await runtime.apart(plan.carry_out, "create")
+            facts = await _carried_out(runtime, plan, request, ahead)
             try:
                 master = await console.master(container.loop)
                 await init.stdio.attach(master, container.id, container.namespace)
@@ -133,6 +148,46 @@ async def _run(container: Container, options: options_pb2.Options, rootfs: Any) 
                 await plan.take_back(runtime)
                 raise
         await _accept(container, plan, facts)
+
+
+async def _carried_out(
+    runtime: Runtime, plan: Plan, request: Any, ahead: Ahead | None
+) -> dict[str, Any]:
+    """The facts of the container that a plan has made, in the fork that waits or a new one."""
+    # The one that waits did not come along when the shim joined a group.
+    if ahead is not None and not plan.options.shim_cgroup:
+        head, fds = plan.order(runtime)
+        if ahead.order(head, request.SerializeToString(), fds):
+            return await ahead.result(runtime.loop, runtime.apart_seconds, "create")  # type: ignore[no-any-return]
+    return await runtime.apart(plan.carry_out, "create")  # type: ignore[no-any-return]
+
+
+async def carry_out(
+    loop: Loop, reaper: Reaper, order: Any, request: bytes, fds: Sequence[int]
+) -> dict[str, Any]:
+    """A plan that was handed to a fork which had been made before (``ahead.Serve``)."""
+    os.dup2(fds[0], 2, inheritable=True)
+    log.set_least(order["least"])
+    asked = v3.CreateTaskRequest.FromString(request)
+    bundle = Bundle(order["bundle"])
+    runtime = Runtime(
+        loop,
+        reaper,
+        order["binary"],
+        order["root"],
+        bundle.path,
+        order["systemd"],
+        order["seconds"],
+    )
+    streams = None
+    if order["streams"]:
+        given = iter(fds[1:])
+        streams = Streams(*[next(given) if there else -1 for there in order["streams"]])
+    options = decode_options(asked.options)
+    plan = Plan(
+        asked.id, bundle, asked.rootfs, options, order["notes"], streams, console=order["console"]
+    )
+    return await plan.carry_out(runtime)
 
 
 async def _accept(container: Container, plan: Plan, facts: dict[str, Any]) -> None:
@@ -166,6 +221,23 @@ class Plan:
     notes: str
     streams: Streams | None
     console: str = ""
+
+    def order(self, runtime: Runtime) -> tuple[str, list[int]]:
+        """What ``carry_out`` of the module takes, besides the request, and the descriptors."""
+        fds = [2]
+        there = ""
+        if self.streams is not None:
+            given = (self.streams.stdin, self.streams.stdout, self.streams.stderr)
+            fds += [fd for fd in given if fd >= 0]
+            there = ", ".join("0" if fd < 0 else "1" for fd in given)
+        head = (
+            f'{{"least": {log.least()}, "bundle": {_quoted(self.bundle.path)}, '
+            f'"binary": {_quoted(runtime.binary)}, "root": {_quoted(runtime.root)}, '
+            f'"systemd": {"true" if runtime.systemd_cgroup else "false"}, '
+            f'"seconds": {runtime.seconds}, "notes": {_quoted(self.notes)}, '
+            f'"streams": [{there}], "console": {_quoted(self.console)}}}'
+        )
+        return head, fds
 
     async def carry_out(self, runtime: Runtime) -> dict[str, Any]:
         """Mounts, creates, and answers the facts of ``container.Facts``."""

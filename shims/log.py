@@ -15,8 +15,18 @@ _least = 2
 
 def set_level(name: str) -> None:
     """Only messages of this level and above are written; an unknown name means info."""
+    set_least(LEVELS.get(name.lower(), 2))
+
+
+def set_least(number: int) -> None:
+    """The same, by the number of a level."""
     global _least
-    _least = LEVELS.get(name.lower(), 2)
+    _least = number
+
+
+def least() -> int:
+    """The number of the least level that is written."""
+    return _least
 
 
 def debug(message: str, **fields: object) -> None:

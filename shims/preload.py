@@ -20,10 +20,10 @@ from protos.containerd.task.v3 import shim_pb2 as v3
 from supervisord.contracts.errors import Error
 from supervisord.linux import cgroups, process
 
-from . import log
+from . import ahead, log
 from .bundle import Bundle
 from .command import Streams, spawn
-from .create import Defaults
+from .create import Defaults, carry_out
 from .loop import Loop
 from .publisher import Publisher
 from .reaper import Reaper
@@ -108,7 +108,8 @@ class _Rehearsal:
         os.makedirs(self._state)
         os.mkfifo(f"{self._state}/exec.fifo")
         defaults = Defaults("rehearsal", f"{bundle}/runc", f"{bundle}/state")
-        service = TaskService(self._loop, self._reaper, publisher, defaults, lambda: None)
+        helper = ahead.make(carry_out)
+        service = TaskService(self._loop, self._reaper, publisher, defaults, lambda: None, helper)
         self._server = Server(
             self._loop, listener.detach(), METHODS, service, abandonable=ABANDONABLE
         )

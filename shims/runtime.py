@@ -85,9 +85,13 @@ class Runtime:
                 )
             )
 
-        # The fork keeps the deadlines itself: of a command, and of one that undoes it.
-        seconds = 2 * self.seconds + _UNDO_SECONDS
-        return await apart(self.loop, self.reaper, run, seconds, what)
+        return await apart(self.loop, self.reaper, run, self.apart_seconds, what)
+
+    @property
+    def apart_seconds(self) -> float:
+        """The longest that a fork may take: it keeps the deadlines itself, of a command and of
+        one that undoes it."""
+        return 2 * self.seconds + _UNDO_SECONDS
 
     async def create(
         self,

@@ -39,6 +39,7 @@ from .stdio import Wishes
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # most shims are none, and do not import it
     from .adopt import Orphan
+    from .ahead import Ahead
     from .sandbox import Sandbox
 
 ABANDONABLE = ("Wait", "WaitSandbox")
@@ -57,12 +58,15 @@ class TaskService:
         publisher: Publisher,
         defaults: Defaults,
         shutdown: Callable[[], None],
+        ahead: Ahead | None = None,
     ) -> None:
+        """``ahead`` is a fork that may make the first container."""
         self._loop = loop
         self._reaper = reaper
         self._publisher = publisher
         self._defaults = defaults
         self._shutdown = shutdown
+        self._ahead = ahead
         self._containers: dict[str, Container] = {}
         self._creating: dict[str, Future[None]] = {}
         self._refusal: Error | None = None
@@ -129,8 +133,9 @@ class TaskService:
             self.sandbox.check()
         self._creating[id] = self._loop.future()
         try:
+            ahead, self._ahead = self._ahead, None
             container = await create(
-                self._loop, self._reaper, self._defaults, request, self._publisher.publish
+                self._loop, self._reaper, self._defaults, request, self._publisher.publish, ahead
             )
         finally:
             self._creating.pop(id).set(None)

@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from supervisord.linux import process as process_calls
 
-from . import log
-from .create import Defaults
+from . import ahead, log
+from .create import Defaults, carry_out
 from .loop import Loop
 from .publisher import Publisher
 from .reaper import Reaper, catch_signal
@@ -38,24 +38,47 @@ def settle() -> None:
     catch_signal()
 
 
-def main(arguments: Mapping[str, object], fds: Sequence[int]) -> None:
-    """``fds``: the listening socket and the log file. ``arguments``: ``namespace``, ``id``,
-    ``publish`` (the daemon's ttrpc socket, "" for none), ``runtime``, ``runtime_root``,
-    ``runtime_seconds`` (the longest that one of its commands may take),
-    ``log_level``, ``exec_by_hand`` (false to leave all execs to the runtime), ``address`` with
-    ``unlink`` true where the shim owns its socket's file, ``idle_seconds`` between two looks at
-    whether anybody still wants this shim, and ``sched_core`` true where it is to have processor
-    cores to itself. One that is to take over a container has ``adopt``, the ``pid`` and ``start``
-    time of its init, and a pidfd of it as third descriptor."""
+class Beginning(NamedTuple):
+    """What a shim has before it knows whose it is."""
+
+    loop: Loop
+    reaper: Reaper
+    ahead: ahead.Ahead | None
+
+
+def begin() -> Beginning:
+    """All that a spare can do before its request: it has the time."""
+    process_calls.set_subreaper()
+    loop = Loop()
+    return Beginning(loop, Reaper(loop), ahead.make(carry_out))
+
+
+def main(
+    arguments: Mapping[str, object], fds: Sequence[int], begun: Beginning | None = None
+) -> None:
+    """``begun`` is what ``begin`` has made in this process, if it has. ``fds``: the listening
+    socket and the log file. ``arguments``: ``namespace``, ``id``, ``publish`` (the daemon's
+    ttrpc socket, "" for none), ``runtime``, ``runtime_root``, ``runtime_seconds`` (the longest
+    that one of its commands may take), ``log_level``, ``exec_by_hand`` (false to leave all execs
+    to the runtime), ``address`` with ``unlink`` true where the shim owns its socket's file,
+    ``idle_seconds`` between two looks at whether anybody still wants this shim, and ``sched_core``
+    true where it is to have processor cores to itself. One that is to take over a container has
+    ``adopt``, the ``pid`` and ``start`` time of its init, and a pidfd of it as third
+    descriptor."""
     listener, log_file, *pidfds = fds
     os.dup2(log_file, 2, inheritable=True)
     os.close(log_file)
     log.set_level(str(arguments.get("log_level") or "info"))
-    process_calls.set_subreaper()
+    if begun is None:
+        process_calls.set_subreaper()
+        loop = Loop()
+        begun = Beginning(loop, Reaper(loop), None)
+    loop, reaper, helper = begun
     if arguments.get("sched_core"):
         process_calls.schedule_apart()
-    loop = Loop()
-    reaper = Reaper(loop)
+    if helper is not None and (arguments.get("sched_core") or arguments.get("adopt")):
+        helper.let_go()  # it would not be apart; there is nothing for it to do
+        helper = None
     namespace = str(arguments["namespace"])
     publisher = Publisher(loop, str(arguments.get("publish") or ""), namespace)
     defaults = Defaults(
@@ -69,7 +92,7 @@ def main(arguments: Mapping[str, object], fds: Sequence[int]) -> None:
     def end() -> None:
         loop.soon(lambda: loop.soon(loop.stop))
 
-    service = TaskService(loop, reaper, publisher, defaults, end)
+    service = TaskService(loop, reaper, publisher, defaults, end, helper)
     wanted: Any = arguments.get("adopt")
     if wanted:
         _adopt(loop, service, arguments, wanted, pidfds[0])

@@ -32,7 +32,7 @@ from _socket import (
     socketpair,
 )
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from . import log
 from .lean import StandIns
@@ -41,7 +41,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # not at run time, where it is memory of every worker
     from typing import Any
 
-    Worker = Callable[[Mapping[str, Any], Sequence[int]], None]
+    Worker = Callable[..., None]
+    Begin = Callable[[], Any]
     Finish = Callable[[], None]
 
 # The parser below json.loads: the Python code above it would be paid for in every worker.
@@ -59,23 +60,31 @@ _MERGED = "merged"
 _WORD = b"."
 
 
-def load(kind: str) -> tuple[Worker, Finish]:
-    """Imports all that a kind of worker needs; answers its main function, and what is left to do
-    right before the first fork. Raises ImportError."""
+def load(kind: str) -> tuple[Worker, Begin | None, Finish]:
+    """Imports all that a kind of worker needs. Answers its main function, which takes arguments and
+    descriptors; what a spare of it does ahead, of which ``main`` gets the result as well; and what
+    is left to do right before the first fork. Raises ImportError."""
     if kind == "shim":
         with StandIns():
             from . import preload, worker
 
         worker.settle()
         preload.warm()
-        return worker.main, preload.fill_holes
+        return worker.main, worker.begin, preload.fill_holes
     from .unpack import worker as unpack
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return unpack.main, _nothing
+    return unpack.main, None, _nothing
 
 
-def serve(sock: socket, kind: str, worker: Worker, *, spares: bool = False) -> None:
+def serve(
+    sock: socket,
+    kind: str,
+    worker: Worker,
+    begin: Begin | None = None,
+    *,
+    spares: bool = False,
+) -> None:
     """Makes a worker for each request until the socket closes. With ``spares`` one is there
     already, ready to become a worker, so that a worker costs a message; the next is made when the
     daemon says so or no request has come for a moment: it would compete with the one that just
@@ -101,7 +110,7 @@ def serve(sock: socket, kind: str, worker: Worker, *, spares: bool = False) -> N
             begun.clear()
         if is_quiet:
             if wants_spare and not ready:
-                spare = _make_spare(sock, kind, worker)
+                spare = _make_spare(sock, kind, worker, begin)
             continue
         # Like socket.recv_fds, but what this process touches is lost to the worker before.
         data, ancillary, _, _ = sock.recvmsg(_MAX_REQUEST, _ROOM, MSG_CMSG_CLOEXEC)
@@ -109,7 +118,7 @@ def serve(sock: socket, kind: str, worker: Worker, *, spares: bool = False) -> N
             return
         if data == _REPLENISH:
             if spare is None and spares:
-                spare = _make_spare(sock, kind, worker)
+                spare = _make_spare(sock, kind, worker, begin)
             continue
         fds = array("i")
         for _, _, content in ancillary:
@@ -212,7 +221,7 @@ def _is_settled(sock: socket, end: socket, data: bytes) -> bool:
     return True
 
 
-def _make_spare(sock: socket, kind: str, worker: Worker) -> socket | None:
+def _make_spare(sock: socket, kind: str, worker: Worker, begin: Begin | None) -> socket | None:
     """A worker without a request, and the socket over which it gets one; it ends when that
     closes. None where there cannot be one now."""
     try:
@@ -225,6 +234,7 @@ def _make_spare(sock: socket, kind: str, worker: Worker) -> socket | None:
     status = 1
     try:
         _settle(_SPARE, (sock.fileno(), end.fileno()))
+        begun = begin() if begin is not None else None
         data, ancillary, _, _ = end.recvmsg(_MAX_REQUEST, _ROOM, MSG_CMSG_CLOEXEC)
         if data:
             fds = array("i")
@@ -234,7 +244,7 @@ def _make_spare(sock: socket, kind: str, worker: Worker) -> socket | None:
             sock.close()
             end.close()
             _name(kind)
-            worker(request["arguments"], fds.tolist())
+            worker(request["arguments"], fds.tolist(), begun)
         status = 0
     except BaseException as error:
         log.error("worker failed", kind=kind, error=repr(error))
@@ -315,7 +325,7 @@ def main() -> None:
     # them would make a third of a MiB of every worker's memory its own.
     os.register_at_fork = _no_hooks
     _write("/proc/self/comm", b"supervisord-zyg")
-    worker, finish = load(kind)
+    worker, begin, finish = load(kind)
     sock = socket(fileno=fd)
     os.set_inheritable(fd, False)
     gc.collect()
@@ -328,7 +338,7 @@ def main() -> None:
         _answer(sock, 0, pid=os.getpid())
     except BrokenPipeError:
         return  # the daemon stopped while we started
-    serve(sock, kind, worker, spares=_SPARE in sys.argv[3:])
+    serve(sock, kind, worker, begin, spares=_SPARE in sys.argv[3:])
 
 
 if __name__ == "__main__":

@@ -40,6 +40,9 @@ from .task import Task
 log = logging.getLogger(__name__)
 
 _DELETE_SECONDS = 5.0
+_SPARE_SECONDS = 0.004
+"""After the start of a create: the shim has got over its beginning, and the runtime is at work,
+which leaves a processor idle for most of its time."""
 _FOREIGN_SECONDS = 300.0
 """How long a foreign shim may take to create: nobody may be left who would cancel it."""
 
@@ -170,8 +173,8 @@ class Creation:
                 shared = self._groups.join(name, key, record, forking), shim
             undo.push_async_callback(self._end_forked, bundle, *shared)
         whose, shim = shared
+        asyncio.get_running_loop().call_later(_SPARE_SECONDS, self._launcher.replenish)
         init_pid = await self._create(shim, bundle, request, options, checkpoint, whose.forking)
-        self._launcher.replenish()
         await _forked(whose)
         return shim, replace(whose.record, group=group), init_pid
 

@@ -41,7 +41,13 @@ class Forks:
                 listener.listen()
                 pid = await self.zygote.spawn(
                     "shim",
-                    {"namespace": "ns", "runtime": "true", "runtime_root": name, "pad": "x" * size},
+                    {
+                        "namespace": "ns",
+                        "runtime": "true",
+                        "runtime_root": name,
+                        "address": name,
+                        "pad": "x" * size,
+                    },
                     [listener.fileno(), log],
                 )
         finally:
