@@ -107,6 +107,24 @@ def outcome(loop: Loop, reaper: Reaper, work: Work) -> bytes:
     return data
 
 
+def close_apart(fd: int) -> None:
+    """Closes a descriptor, of which that may take long, in a fork that does nothing else."""
+    try:
+        pid = os.fork()
+    except OSError as error:
+        log.debug("no fork to close in", error=error)
+        os.close(fd)
+        return
+    if pid:
+        os.close(fd)
+        return
+    try:
+        os.closerange(0, fd)
+        os.closerange(fd + 1, _LAST_FD)
+    finally:
+        os._exit(0)  # closes it
+
+
 def linger() -> None:
     """Lets the shim go on first: it was woken on this processor, and to take a process down
     takes it as long as the rest of its work. Nothing of the container's is held meanwhile."""

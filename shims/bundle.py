@@ -83,6 +83,21 @@ class Bundle:
         """Takes away what is mounted at or below the rootfs. Raises Unavailable."""
         mount.unmount_all(self.rootfs)
 
+    def detach(self) -> int:
+        """The same, but leaves the last of the work to whoever closes the descriptor that this
+        answers; -1 where nothing is left. Raises Unavailable."""
+        try:
+            held = mount.hold(self.rootfs)
+        except OSError:
+            held = -1
+        try:
+            mount.detach_all(self.rootfs)
+        except BaseException:
+            if held >= 0:
+                os.close(held)
+            raise
+        return held
+
 
 def _folder(path: str, mode: int) -> None:
     if not os.access(path, os.F_OK):

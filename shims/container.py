@@ -89,6 +89,10 @@ class Container:
         """Whether ``enter`` may start execs."""
         self.restore: Restore | None = None
         """Set when start means to restore a checkpoint."""
+        self.on_overlay = False
+        """Whether the root filesystem is an overlay, which is taken down behind the answer."""
+        self.remains = -1
+        """After a deletion, a descriptor that keeps the root filesystem until it is closed."""
         self._oom: Oom | None = None
 
     def created(self, facts: dict[str, Any]) -> None:
@@ -103,10 +107,7 @@ class Container:
         self.private_pids = facts["private"]
         if facts["paths"] is not None:
             self.cgroup = cgroups.Cgroup(cgroups.ROOT, facts["unified"], facts["paths"])
-            try:
-                self._oom = Oom(self.loop, self.cgroup, self._out_of_memory)
-            except NotFound as error:
-                log.debug("out-of-memory kills are not watched", id=self.id, error=error)
+            self.loop.soon(self._watch_memory)  # nothing runs yet, and an answer is waited for
 
     def process(self, exec_id: str) -> Process:
         """Init ("") or an exec. Raises NotFound."""
@@ -351,7 +352,10 @@ class Container:
     async def _remove(self, force: bool) -> None:
         """What the runtime holds, and the mounts."""
         if not force and await delete(self):
-            self.bundle.unmount()
+            if self.on_overlay and self.remains < 0:
+                self.remains = self.bundle.detach()
+            else:
+                self.bundle.unmount()
             return
         if not mentions(self.bundle.path, "poststop"):
             # While the runtime works; the kernel takes its time over the last unmount.
@@ -431,9 +435,13 @@ class Container:
             )
 
     def _announce_exit(self, process: Process) -> None:
-        if process is self.init:
-            self._unwatch_memory()
+        """Whoever waits for it comes first, then those who subscribe."""
         exit = process.announce()
+        self.loop.soon(lambda: self._publish_exit(process, exit))
+
+    def _publish_exit(self, process: Process, exit: Exit) -> None:
+        if process is self.init:
+            self._unwatch_memory()  # a kill is told before the exit that it caused
         event = events_pb2.TaskExit(
             container_id=self.id,
             id=process.id,
@@ -451,6 +459,14 @@ class Container:
                 log.warning("an ended container stays frozen", id=self.id, error=error)
 
     # Memory -------------------------------------------------------------------------------
+
+    def _watch_memory(self) -> None:
+        if self.cgroup is None or self.init.exit is not None:
+            return
+        try:
+            self._oom = Oom(self.loop, self.cgroup, self._out_of_memory)
+        except NotFound as error:
+            log.debug("out-of-memory kills are not watched", id=self.id, error=error)
 
     def _out_of_memory(self) -> None:
         self.publish("/tasks/oom", events_pb2.TaskOOM(container_id=self.id))

@@ -90,6 +90,7 @@ async def create(
         (options.io_uid, options.io_gid),
     )
     container.exec_by_hand = defaults.exec_by_hand
+    container.on_overlay = [mount.type for mount in request.rootfs] == ["overlay"]
     if options.shim_cgroup:
         join_cgroup(options.shim_cgroup)
     if request.checkpoint:

@@ -88,12 +88,17 @@ class Task(Future[T]):
 
     __slots__ = ("_coroutine", "_waits_for", "name")
 
-    def __init__(self, loop: Loop, coroutine: Coroutine[Any, Any, T], name: str) -> None:
+    def __init__(
+        self, loop: Loop, coroutine: Coroutine[Any, Any, T], name: str, at_once: bool
+    ) -> None:
         super().__init__(loop)
         self.name = name
         self._coroutine = coroutine
         self._waits_for: Future[Any] | None = None
-        loop.soon(self._step)
+        if at_once:
+            self._step()
+        else:
+            loop.soon(self._step)
 
     def _step(self) -> None:
         if self._done:
@@ -182,9 +187,11 @@ class Loop:
         if self._watched.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, T], name: str) -> Task[T]:
-        """Starts a coroutine."""
-        return Task(self, coroutine, name)
+    def spawn(
+        self, coroutine: Coroutine[Any, Any, T], name: str, *, at_once: bool = False
+    ) -> Task[T]:
+        """Starts a coroutine: in the next turn, or ``at_once``."""
+        return Task(self, coroutine, name, at_once)
 
     def future(self) -> Future[Any]:
         return Future(self)

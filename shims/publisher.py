@@ -35,8 +35,11 @@ _IDLE_SECONDS = 30.0
 class Publisher:
     """The shim's end of the event stream. An empty address publishes nothing."""
 
-    def __init__(self, loop: Loop, address: str, namespace: str) -> None:
+    def __init__(self, loop: Loop, address: str, namespace: str, *, prompt: bool = False) -> None:
+        """``prompt`` says that the daemon takes what comes over several connections in the order
+        in which it was sent."""
         self._loop = loop
+        self._prompt = prompt
         self._address = address.removeprefix("unix://")
         self._namespace = namespace
         self._queue: deque[tuple[str, bytes]] = deque()
@@ -52,8 +55,27 @@ class Publisher:
 
     def publish(self, topic: str, event: Message) -> None:
         """Queues one event, stamped now."""
+        if self._address:
+            self._add(topic, event)
+            if not self._running:
+                self._running = True
+                self._loop.spawn(self._deliver(), "publisher")
+
+    def publish_at_once(self, topic: str, event: Message) -> bool:
+        """Whether the event is with the daemon, unread perhaps, and no other was before it. Where
+        our daemon reads from us over two connections (``prompt``) it comes to this one first."""
         if not self._address:
-            return
+            return True
+        ready = self._prompt and self._client is not None and self._client.is_open
+        if self._running or not ready:
+            self.publish(topic, event)
+            return False
+        self._add(topic, event)
+        self._running = True
+        self._loop.spawn(self._deliver(), "publisher", at_once=True)
+        return self._client is not None and self._client.is_sent
+
+    def _add(self, topic: str, event: Message) -> None:
         request = events_ttrpc_pb2.ForwardRequest()
         envelope = request.envelope
         now = time.time_ns()
@@ -65,9 +87,6 @@ class Publisher:
         if len(self._queue) >= _CAPACITY:
             self._make_room()
         self._queue.append((topic, request.SerializeToString()))
-        if not self._running:
-            self._running = True
-            self._loop.spawn(self._deliver(), "publisher")
 
     def _make_room(self) -> None:
         for number, (topic, _) in enumerate(self._queue):

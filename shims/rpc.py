@@ -108,6 +108,11 @@ class Wire:
             log.warning("peer does not read its answers, hanging up")
             self.close()
 
+    @property
+    def is_sent(self) -> bool:
+        """Whether all is with the kernel."""
+        return self.is_open and not self._unsent
+
     def close(self) -> None:
         """Ends the connection; what is unsent is lost."""
         if self.is_open:

@@ -28,6 +28,7 @@ from supervisord.contracts.identifiers import check_identifier
 from supervisord.linux import cgroups
 
 from . import log, restore
+from .apart import close_apart
 from .container import Container
 from .create import Defaults, create
 from .loop import Future, Loop
@@ -44,6 +45,9 @@ if TYPE_CHECKING:  # most shims are none, and do not import it
 
 ABANDONABLE = ("Wait", "WaitSandbox")
 
+_REMAINS_SECONDS = 0.05
+"""How long after its deletion a container's root filesystem is let go: as a rule the shim has ended
+by then."""
 _SETTLE_SECONDS = 0.5
 """How long a delete may wait for the daemon to take the events before it."""
 
@@ -140,9 +144,12 @@ class TaskService:
         finally:
             self._creating.pop(id).set(None)
         self._containers[id] = container
-        pid = container.init.pid
+        self._loop.soon(lambda: self._tell_created(request, container.init.pid))
+        return v3.CreateTaskResponse(pid=container.init.pid)
+
+    def _tell_created(self, request: Any, pid: int) -> None:
         event = events_pb2.TaskCreate(
-            container_id=id,
+            container_id=request.id,
             bundle=request.bundle,
             rootfs=request.rootfs,
             checkpoint=request.checkpoint,
@@ -152,7 +159,6 @@ class TaskService:
         io.stdin, io.stdout, io.stderr = request.stdin, request.stdout, request.stderr
         io.terminal = request.terminal
         self._publisher.publish("/tasks/create", event)
-        return v3.CreateTaskResponse(pid=pid)
 
     async def Start(self, request: Any) -> v3.StartResponse:
         return v3.StartResponse(pid=await self._container(request).start(request.exec_id))
@@ -214,9 +220,19 @@ class TaskService:
                 container_id=container.id, pid=pid, exit_status=exit.status
             )
             _set_time(event, exit)
-            self._publisher.publish("/tasks/delete", event)
-            await self._publisher.settle(_SETTLE_SECONDS)
+            if container.remains >= 0:
+                self._loop.later(_REMAINS_SECONDS, lambda: self._let_go(container.remains))
+            if not self._publisher.publish_at_once("/tasks/delete", event):
+                await self._publisher.settle(_SETTLE_SECONDS)
         return response
+
+    def _let_go(self, remains: int) -> None:
+        """Closes what holds a root filesystem. Taking an overlay down writes all of the
+        filesystem below it to the disk, which must hold up nobody."""
+        if self._containers or self._creating:
+            close_apart(remains)
+        else:
+            os.close(remains)
 
     async def Pids(self, request: Any) -> v3.PidsResponse:
         container = self._container(request)

@@ -58,13 +58,13 @@ def main(
 ) -> None:
     """``begun`` is what ``begin`` has made in this process, if it has. ``fds``: the listening
     socket and the log file. ``arguments``: ``namespace``, ``id``, ``publish`` (the daemon's
-    ttrpc socket, "" for none), ``runtime``, ``runtime_root``, ``runtime_seconds`` (the longest
-    that one of its commands may take), ``log_level``, ``exec_by_hand`` (false to leave all execs
-    to the runtime), ``address`` with ``unlink`` true where the shim owns its socket's file,
-    ``idle_seconds`` between two looks at whether anybody still wants this shim, and ``sched_core``
-    true where it is to have processor cores to itself. One that is to take over a container has
-    ``adopt``, the ``pid`` and ``start`` time of its init, and a pidfd of it as third
-    descriptor."""
+    ttrpc socket, "" for none), ``publish_prompt`` (see ``Publisher``), ``runtime``,
+    ``runtime_root``, ``runtime_seconds`` (the longest that one of its commands may take),
+    ``log_level``, ``exec_by_hand`` (false to leave all execs to the runtime), ``address`` with
+    ``unlink`` true where the shim owns its socket's file, ``idle_seconds`` between two looks at
+    whether anybody still wants this shim, and ``sched_core`` true where it is to have processor
+    cores to itself. One that is to take over a container has ``adopt``, the ``pid`` and ``start``
+    time of its init, and a pidfd of it as third descriptor."""
     listener, log_file, *pidfds = fds
     os.dup2(log_file, 2, inheritable=True)
     os.close(log_file)
@@ -80,7 +80,12 @@ def main(
         helper.let_go()  # it would not be apart; there is nothing for it to do
         helper = None
     namespace = str(arguments["namespace"])
-    publisher = Publisher(loop, str(arguments.get("publish") or ""), namespace)
+    publisher = Publisher(
+        loop,
+        str(arguments.get("publish") or ""),
+        namespace,
+        prompt=bool(arguments.get("publish_prompt")),
+    )
     defaults = Defaults(
         namespace,
         str(arguments["runtime"]),

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 PATIENCE = 5.0
 """Seconds for which a drain waits for what is removed in another process."""
 
+_BREATH_SECONDS = 0.02
+"""How long removals are collected. Whoever removes one thing has more to ask, as a rule at once."""
 _BATCH = 256
 _HERE = ""  # the lane of blobs and ingests
 _SNAPSHOTS = references.snapshots("")
@@ -166,6 +168,7 @@ class Removals:
 
     async def _in_background(self) -> None:
         try:
+            await asyncio.sleep(_BREATH_SECONDS)
             await self.drain()
         except Unavailable:
             log.debug("removals wait for the next start: the database is closed")

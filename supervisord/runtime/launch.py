@@ -151,6 +151,7 @@ class Launcher:
             "bundle": bundle.path,
             "address": address,
             "publish": self._settings.ttrpc_address,
+            "publish_prompt": True,
             "runtime": runtime,
             "runtime_root": self._settings.runtime_root,
             "runtime_seconds": self._settings.runtime_seconds,

@@ -90,6 +90,8 @@ def test_failures_are_told_as_they_were(loop: Loop, reaper: Reaper) -> None:
         assert fork.order(f'{{"do": "{what}"}}', b"", [2])
         with pytest.raises(kind, match=words):
             result(loop, fork)
+        while not is_gone(loop, fork.pid):
+            pass
 
 
 def test_one_that_hangs_is_killed(loop: Loop, reaper: Reaper) -> None:
