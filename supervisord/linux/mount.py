@@ -100,7 +100,18 @@ def _refused(mount: MountSpec, target: str, error: OSError) -> Error:
     if error.errno == errno.EINVAL:
         options = ",".join(mount.options)
         return InvalidArgument(f"mount {where}: options {options!r}: invalid argument")
+    if error.errno == errno.ENOENT and mount.type == "overlay":
+        folders = [folder for folder in _folders(mount.options) if not Path(folder).is_dir()]
+        if folders:
+            return Unknown(f"mount {where}: {folders[0]!r} is gone")
     return Unknown(f"mount {where}: {(error.strerror or str(error)).lower()}")
+
+
+def _folders(options: Sequence[str]) -> list[str]:
+    """The folders that an overlay is made of."""
+    values = {key: value for key, _, value in (option.partition("=") for option in options)}
+    lowers = opts.split_lowerdir(values.get("lowerdir", ""))
+    return [each for each in (values.get("upperdir"), values.get("workdir"), *lowers) if each]
 
 
 def unmount_all(target: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,16 @@ def test_a_failure_after_the_first_step_of_one_mount(tmp_path: Path, target: Pat
     ):
         mount.mount_all([spec], str(target))
     assert not mount.mounted(str(target))
+
+
+def test_a_layer_that_is_gone_is_named(tmp_path: Path, target: Path) -> None:
+    spec = overlay(tmp_path, 3)
+    shutil.rmtree(tmp_path / "1")
+    with pytest.raises(Unknown, match=rf"mount overlay .*: '{tmp_path}/1/fs' is gone"):
+        mount.mount_all([spec], str(target))
+    shutil.rmtree(tmp_path / "up")
+    with pytest.raises(Unknown, match=rf"mount overlay .*: '{tmp_path}/up' is gone"):
+        mount.mount_all([spec], str(target))
 
 
 def test_a_target_stays_inside(tmp_path: Path, target: Path) -> None:
