@@ -174,6 +174,9 @@ class DirectorySnapshotter(ABC):
         async for report in check_folders(folders, options):
             yield report
         for name in await self._orphans():
+            async with self._trees.hold(name):  # perhaps it is only just being removed
+                if not await asyncio.to_thread(os.path.lexists, f"{self._folder}/{name}"):
+                    continue
             detail = f"no snapshot has {self._folder}/{name}"
             yield Finding("folder", name, "orphan", detail, "", "it is removed", options.repair)
         if options.repair:

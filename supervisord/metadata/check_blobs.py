@@ -21,7 +21,7 @@ from supervisord.contracts.checks import Finding, Options, Progress, Report
 from . import content_rows as rows
 from . import references
 from .content import Parts
-from .removals import note_ingest
+from .removals import note_ingest, noted
 from .sequences import Sequence as Numbers
 
 if TYPE_CHECKING:
@@ -169,6 +169,8 @@ class BlobCheck:
         return Finding("blob", digest, "size", detail, names, remedy, options.repair)
 
     async def _orphan(self, digest: str, size: int, options: Options) -> Finding | None:
+        if self._parts.commits.read(partial(noted, kind=references.CONTENT, key=digest)):
+            return None
         if options.repair:
             scope = await self._recovered.hold(options.namespace)
             labels = await asyncio.to_thread(self._children, digest, size)
@@ -225,6 +227,9 @@ class BlobCheck:
         }
         for number in on_disk:
             if number in known or number >= self._numbers.first:
+                continue
+            going = partial(noted, kind=references.INGESTS, key=str(number))
+            if self._parts.commits.read(going):
                 continue
             if options.repair:
                 await asyncio.to_thread(files.remove_ingest, number)

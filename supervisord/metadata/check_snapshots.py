@@ -20,6 +20,7 @@ from supervisord.contracts.snapshots import Info, Kind, Snapshotter
 from . import references
 from . import snapshot_rows as rows
 from .commits import Commits
+from .removals import noted
 from .sequences import Sequence as Numbers
 from .snapshots import Snapshots
 
@@ -168,6 +169,9 @@ class SnapshotCheck:
             if info.name in known or number is None or number >= self._numbers.first:
                 continue  # not of our making, or being made
             if info.kind is Kind.COMMITTED and number in unfinished:
+                continue
+            going = partial(noted, kind=references.snapshots(self._name), key=info.name)
+            if self._commits.read(going):
                 continue
             namespace, _, key = info.name.split("/", 2)
             repaired = options.repair and await self._adopted(namespace, key, info, present)

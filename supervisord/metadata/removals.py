@@ -76,6 +76,12 @@ def _put_off(kind: str, key: str, error: Exception) -> None:
     log.warning("could not remove %s %r, trying again later: %s", kind, key, error)
 
 
+def noted(connection: sqlite3.Connection, kind: str, key: str) -> bool:
+    """Whether the removal of a thing is on its way: a check need not tell of it."""
+    query = "SELECT 1 FROM removals WHERE kind = ? AND key = ?"
+    return connection.execute(query, (kind, key)).fetchone() is not None
+
+
 class Removals:
     """``blob_locks`` are held by digest, also by whoever makes a blob appear."""
 

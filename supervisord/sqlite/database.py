@@ -9,8 +9,8 @@ A closure touches nothing but its connection: when a shared commit fails for lac
 is run again alone, so that one large write does not fail the small ones beside it. A cancelled
 waiter means "perhaps committed": the closure runs all the same.
 
-A full disk must not forbid deleting. Files beside the database (``reserve``) are given up for
-writes that say they free something, and for the start, and laid down again when there is room.
+A full disk must not forbid deleting: ``reserve`` has room for writes that say they free something,
+and the others are refused before they take it.
 
 Checkpoints (moving the log into the database file) take long, but need not hold up a write: they
 run in a thread and on a connection of their own, after a number of commits, and after fewer when
@@ -29,17 +29,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from supervisord.contracts.errors import Unavailable
+from supervisord.contracts.errors import ResourceExhausted, Unavailable
 
 from . import faults
 from .backup import copied_before, pinned
 from .migrations import Migration, NewerDatabase, migrate
-from .reserve import Reserve
+from .reserve import LEAST, LOW, Reserve
 
 T = TypeVar("T")
 
 _BATCH = 256
 _BUSY_MS = 5000
+_RESTART_MS = 200
 _CHECKPOINT_COMMITS = 512
 _CHECKPOINT_IDLE_COMMITS = 64
 _IDLE_SECONDS = 1.0
@@ -97,17 +98,29 @@ def _prepared(path: str, migrations: Sequence[Migration]) -> sqlite3.Connection:
 
 
 def _opened(path: str, migrations: Sequence[Migration], reserve: Reserve) -> sqlite3.Connection:
-    """Gives up the reserve where the log cannot be laid down without."""
+    """Gives up the reserve where the log and its index cannot be laid down without."""
     try:
         try:
-            return _prepared(path, migrations)
-        except sqlite3.Error as error:
+            return _with_index(path, migrations, reserve)
+        except (sqlite3.Error, OSError) as error:
+            reserve.release()
             if not faults.is_full(error, path) or not reserve.give_up():
                 raise
-        return _prepared(path, migrations)
-    except sqlite3.DatabaseError as error:
+        return _with_index(path, migrations, reserve)
+    except (sqlite3.DatabaseError, OSError) as error:
+        reserve.release()
         faults.tell(error, path)
         raise
+
+
+def _with_index(path: str, migrations: Sequence[Migration], reserve: Reserve) -> sqlite3.Connection:
+    connection = _prepared(path, migrations)
+    try:
+        reserve.hold_index()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 class Database:
@@ -117,6 +130,7 @@ class Database:
         self.path = str(path)
         self._reserve = Reserve(self.path)
         self._writer_connection = _opened(self.path, migrations, self._reserve)
+        self._reserve.lay_log()
         self._reserve.lay()
         self._readers = threading.local()
         self._all_readers: list[sqlite3.Connection] = []
@@ -199,6 +213,7 @@ class Database:
                 connection.close()
             self._all_readers.clear()
         self._writer_connection.close()
+        self._reserve.release()
 
     def _new_reader(self) -> sqlite3.Connection:
         with self._guard:
@@ -230,11 +245,25 @@ class Database:
                     break
             jobs = [job for job in batch if job is not None]
             if jobs:
-                self._run(jobs)
-                _deliver(jobs)
-                commits += 1
+                commits += self._serve_batch(jobs)
             if batch[-1] is None:
                 return
+
+    def _serve_batch(self, jobs: list[_Job]) -> int:
+        """Answers what should be added to the count of commits since the last checkpoint."""
+        room = self._reserve.free()
+        wanted = jobs if room >= LEAST else [job for job in jobs if job.freeing]
+        if wanted:
+            self._run(wanted)
+        for job in jobs:
+            if room < LEAST and not job.freeing:
+                job.failure = ResourceExhausted(f"{self.path}: no space left on the disk")
+        _deliver(jobs)
+        if room >= LOW:
+            return 1
+        # The database must have grown by what is in the log as long as it can.
+        _restart_log(self._writer_connection)
+        return 0
 
     def _run(self, jobs: list[_Job]) -> None:
         failure = self._transaction(jobs)
@@ -244,13 +273,22 @@ class Database:
             for job in jobs:
                 self._run([job])
             return
-        if jobs[0].freeing and faults.is_full(failure, self.path) and self._reserve.give_up():
-            failure = self._transaction(jobs)
-            self._reserve.lay()
+        if jobs[0].freeing and faults.is_full(failure, self.path):
+            failure = self._make_room(jobs)
             if failure is None:
                 return
         for job in jobs:
             job.value, job.failure = None, faults.translated(failure, self.path)
+
+    def _make_room(self, jobs: list[_Job]) -> BaseException | None:
+        """Again, with the log from its start on, and then with the reserve given up, too."""
+        _restart_log(self._writer_connection)
+        failure = self._transaction(jobs)
+        if failure is not None and self._reserve.give_up():
+            _restart_log(self._writer_connection)
+            failure = self._transaction(jobs)
+        self._reserve.lay()
+        return failure
 
     def _transaction(self, jobs: list[_Job]) -> BaseException | None:
         """Runs the jobs and commits; answers what kept it from committing."""
@@ -306,6 +344,17 @@ def _checkpoint(path: str) -> None:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         finally:
             connection.close()
+
+
+def _restart_log(connection: sqlite3.Connection) -> None:
+    """What is in the log goes into the database, so that the log is written over from its start
+    on; unless somebody reads from it for longer than that."""
+    with contextlib.suppress(sqlite3.Error):
+        connection.execute(f"PRAGMA busy_timeout = {_RESTART_MS}")
+        try:
+            connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
 
 
 def _deliver(jobs: Iterable[_Job]) -> None:

@@ -5,6 +5,7 @@ One translation for the whole room, so that every store answers the same.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from pathlib import Path
@@ -40,6 +41,8 @@ def is_damage(error: BaseException) -> bool:
 def is_full(error: BaseException, path: str) -> bool:
     """Whether there is no room left where the file is. SQLite calls it an I/O error, or a file
     that cannot be opened, where it was about its log's index or about an inode."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
     match code(error):
         case sqlite3.SQLITE_FULL:
             return True
@@ -57,16 +60,16 @@ def translated(error: BaseException, path: str) -> BaseException:
     return found
 
 
-def tell(error: sqlite3.Error, path: str) -> None:
-    """Raises the domain error for one of SQLite's, if there is one."""
+def tell(error: sqlite3.Error | OSError, path: str) -> None:
+    """Raises the domain error for one of SQLite's or of the disk's, if there is one."""
     found = _domain(error, path)
     if found is not None:
         raise found from error
 
 
-def _domain(error: sqlite3.Error, path: str) -> Error | None:
+def _domain(error: sqlite3.Error | OSError, path: str) -> Error | None:
     if is_full(error, path):
-        return ResourceExhausted(f"{path}: no space left on the disk")
+        return ResourceExhausted(f"{path}: no space left on the disk: {error}")
     match code(error):
         case sqlite3.SQLITE_READONLY:
             return FailedPrecondition(f"{path}: cannot be written: {error}")
