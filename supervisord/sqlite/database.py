@@ -99,6 +99,7 @@ def _prepared(path: str, migrations: Sequence[Migration]) -> sqlite3.Connection:
 
 def _opened(path: str, migrations: Sequence[Migration], reserve: Reserve) -> sqlite3.Connection:
     """Gives up the reserve where the log and its index cannot be laid down without."""
+    reserve.bring_log()
     try:
         try:
             return _with_index(path, migrations, reserve)
@@ -208,12 +209,14 @@ class Database:
         await asyncio.to_thread(self._close_connections)
 
     def _close_connections(self) -> None:
+        self._reserve.keep_log()
         with self._guard:
             for connection in self._all_readers:
                 connection.close()
             self._all_readers.clear()
         self._writer_connection.close()
         self._reserve.release()
+        self._reserve.trim_log()
 
     def _new_reader(self) -> sqlite3.Connection:
         with self._guard:

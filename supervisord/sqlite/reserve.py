@@ -26,6 +26,7 @@ LEAST = 1 << 20
 LOW = 16 << 20
 """Free bytes below which what is in the log is brought into the database at once."""
 
+_HEADER = 4096
 _INDEX = 128 << 10
 _SMALLEST = 64 << 10
 _INODES = 2
@@ -36,6 +37,7 @@ class Reserve:
 
     def __init__(self, database: str) -> None:
         self._log = Path(f"{database}-wal")
+        self._kept = Path(f"{database}.reserve.log")
         self._index = f"{database}-shm"
         self._index_fd = -1
         self._folder = str(Path(database).parent)
@@ -60,6 +62,32 @@ class Reserve:
             missing = LOG - os.fstat(file.fileno()).st_size
             while missing > 0:
                 missing -= file.write(bytes(missing)) or missing
+
+    def keep_log(self) -> None:
+        """Before the last connection is closed: SQLite removes the log then, and somebody else
+        would take its room. A second name keeps it."""
+        with contextlib.suppress(OSError):
+            self._kept.unlink(missing_ok=True)
+            self._kept.hardlink_to(self._log)
+
+    def trim_log(self) -> None:
+        """After the last connection was closed: no more of the log is kept than is needed. Where
+        SQLite has left it, it is still in use."""
+        with contextlib.suppress(OSError):
+            if not self._log.exists() and self._kept.stat().st_size > LOG:
+                os.truncate(self._kept, LOG)
+
+    def bring_log(self) -> None:
+        """Before the first connection is opened: the log that was kept is the log again. What was
+        in it is in the database, and must not be read once more: zeros say that it is empty."""
+        with contextlib.suppress(OSError):
+            if self._log.exists():
+                self._kept.unlink()
+                return
+            with self._kept.open("r+b", buffering=0) as file:
+                file.write(bytes(_HEADER))
+                os.fsync(file.fileno())
+            self._kept.rename(self._log)
 
     def hold_index(self) -> None:
         """Takes disk for all of the log's index, which is memory-mapped: where blocks are smaller
