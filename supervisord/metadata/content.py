@@ -210,13 +210,23 @@ class Content:
 
     async def _refuse_present(self, scope: Scope, digest: str) -> None:
         """Raises AlreadyExists if the namespace has the blob, which the lease then holds."""
-        try:
-            self._commits.read(lambda c: rows.require(c, scope.namespace, digest))
-        except NotFound:
+
+        def has(connection: sqlite3.Connection) -> bool:
+            try:
+                rows.require(connection, scope.namespace, digest)
+            except NotFound:
+                return False
+            return True
+
+        def hold(connection: sqlite3.Connection) -> bool:
+            """It may have been collected since it was seen."""
+            if not has(connection):
+                return False
+            references.hold(connection, scope, references.Node(references.CONTENT, digest))
+            return True
+
+        if not self._commits.read(has) or (scope.lease and not await self._commits.write(hold)):
             return
-        if scope.lease:
-            node = references.Node(references.CONTENT, digest)
-            await self._commits.write(lambda c: references.hold(c, scope, node))
         raise AlreadyExists(f"content {digest}: already exists")
 
     async def _open_writer(self, wanted: Wanted) -> ContentWriter:

@@ -14,6 +14,7 @@ SANDBOXES = "sandboxes"
 LEASES = "leases"
 _SNAPSHOTS = "snapshots/"
 _OUTSIDE = "outside/"
+_MOST = (1 << 63) - 1
 
 _RFC3339 = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?P<fraction>\.\d+)?(?P<zone>[Zz]|[+-]\d\d:\d\d)\Z"
@@ -58,13 +59,15 @@ def word(kind: str) -> str:
 
 
 def nanoseconds(value: str) -> int | None:
-    """An RFC 3339 time since the epoch; None if it is none."""
+    """An RFC 3339 time since the epoch; None if it is none. What a row cannot hold becomes the
+    last time that it can (in 2262), or the first (in 1677)."""
     match = _RFC3339.match(value)
     if match is None:
         return None
     try:
         whole = datetime.fromisoformat(value.replace(match["fraction"] or ".", "", 1).upper())
         fraction = int((match["fraction"] or ".0")[1:10].ljust(9, "0"))
-        return int(whole.timestamp()) * 1_000_000_000 + fraction
+        exact = int(whole.timestamp()) * 1_000_000_000 + fraction
+        return min(max(exact, -_MOST), _MOST)
     except (ValueError, OverflowError):
         return None

@@ -140,13 +140,18 @@ def hold(connection: sqlite3.Connection, scope: Scope, node: Node) -> bool:
     Raises NotFound if the lease does not exist."""
     if not scope.lease:
         return False
+    require_lease(connection, scope)
+    add(connection, scope.namespace, scope.lease, node)
+    return True
+
+
+def require_lease(connection: sqlite3.Connection, scope: Scope) -> None:
+    """Raises NotFound if the scope names a lease that does not exist."""
     found = connection.execute(
         "SELECT 1 FROM leases WHERE namespace = ? AND id = ?", (scope.namespace, scope.lease)
     ).fetchone()
-    if found is None:
+    if scope.lease and found is None:
         raise NotFound(f'lease "{scope.lease}" does not exist: not found')
-    add(connection, scope.namespace, scope.lease, node)
-    return True
 
 
 def release(connection: sqlite3.Connection, scope: Scope, node: Node) -> None:

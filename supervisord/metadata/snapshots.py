@@ -213,10 +213,16 @@ class Snapshots:
 
     async def _refuse_taken(self, scope: Scope, key: str, noun: str) -> None:
         """Raises AlreadyExists if the key is taken; the lease then holds what is there."""
-        if self._find(scope, key) is None:
+
+        def hold(connection: sqlite3.Connection) -> bool:
+            """It may have been collected since it was seen."""
+            if rows.find(connection, scope.namespace, self.name, key) is None:
+                return False
+            references.hold(connection, scope, self._node(key))
+            return True
+
+        if self._find(scope, key) is None or (scope.lease and not await self._commits.write(hold)):
             return
-        if scope.lease:
-            await self._commits.write(lambda c: references.hold(c, scope, self._node(key)))
         raise AlreadyExists(f'{noun} "{key}": already exists')
 
     async def _create(
@@ -327,6 +333,8 @@ class Snapshots:
             for held in sorted({key, name}):
                 await stack.enter_async_context(self._locks.hold((namespace, held)))
             await self._refuse_taken(scope, name, "snapshot")
+            # Before the backend: it cannot undo a commit.
+            self._commits.read(lambda c: references.require_lease(c, scope))
             row = self._row(scope, key)
             backend = rows.committed_key(row.backend, namespace, name)
             rebase = parent if parent and not row.parent else ""

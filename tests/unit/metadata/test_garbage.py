@@ -7,6 +7,7 @@ import sqlite3
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -272,6 +273,8 @@ async def test_a_big_heap_is_swept_in_pieces(metadata: Metadata) -> None:
         ("1970-01-01T00:00:01Z", 1_000_000_000),
         ("1970-01-01T01:00:01.5+01:00", 1_500_000_000),
         ("1970-01-01T00:00:00.123456789Z", 123_456_789),
+        ("2901-02-03T04:05:06Z", (1 << 63) - 1),
+        ("0001-01-01T00:00:00Z", 1 - (1 << 63)),
         ("1970-01-01 00:00:01Z", None),
         ("1970-01-01", None),
         ("1970-13-01T00:00:01Z", None),
@@ -470,3 +473,52 @@ async def test_pieces(metadata: Metadata) -> None:
             assert source <= place[marking.Found("test", to_kind, to_key)]
 
     metadata.database.read(check)
+
+
+async def _collected_before_the_next_write(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collection comes between what a request has read and what it writes."""
+    commits = metadata._parts.commits
+    write = commits.write
+
+    async def later(work: Any, *, deleted: bool = False) -> Any:
+        monkeypatch.undo()
+        await metadata.garbage.sweep()
+        return await write(work, deleted=deleted)
+
+    monkeypatch.setattr(commits, "write", later)
+
+
+async def test_a_blob_that_goes_while_a_lease_takes_it(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = await add_blob(metadata, b"blob")
+    await metadata.leases.create("test", Lease("l"))
+    await _collected_before_the_next_write(metadata, monkeypatch)
+    writer = await metadata.content.writer(Scope("test", "l"), "ref", expected=digest)
+    await writer.write(b"blob")
+    await writer.commit(4, digest, {})
+    await writer.close()
+    assert await _blobs(metadata) == {digest}
+
+
+async def test_a_snapshot_that_goes_while_a_lease_takes_it(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, scope = metadata.snapshots["memory"], Scope("test", "l")
+    await metadata.leases.create("test", Lease("l"))
+    await store.prepare(SCOPE, "s", "", {})
+    await _collected_before_the_next_write(metadata, monkeypatch)
+    await store.prepare(scope, "s", "", {})
+    assert await _snapshots(metadata) == {"s"}
+
+
+async def test_a_commit_under_a_lease_that_is_gone_changes_nothing(metadata: Metadata) -> None:
+    store = metadata.snapshots["memory"]
+    await store.prepare(SCOPE, "s", "", {PREFIX + "root": "1"})
+    with pytest.raises(NotFound, match="lease"):
+        await store.commit(Scope("test", "gone"), "c", "s", {})
+    assert await _snapshots(metadata) == {"s"}
+    await store.commit(SCOPE, "other", "s", {PREFIX + "root": "1"})
+    assert await _snapshots(metadata) == {"other"}
