@@ -141,7 +141,7 @@ class OverlaySnapshotter(DirectorySnapshotter):
     def _finish(self, row: index.Row, parent: str) -> Usage:
         if parent and not row.parent_id:
             parents = self._database.read(partial(index.chain_of_parent, parent=parent))
-            self._check_there(parent, parents)
+            self._check_lowers(parent, parents)
             inherit(self._tree(row.id), [self._tree(id) for id in parents])
         return super()._finish(row, parent)
 
@@ -203,11 +203,11 @@ class OverlaySnapshotter(DirectorySnapshotter):
         try:
             self._make(id, kind, parents, labels)
         except OSError as error:
-            self._check_there(parent, parents[:1])
+            self._check_lowers(parent, parents[:1])
             raise disk_error(key, error) from error
         return index.insert(connection, id, kind, key, parents, labels)
 
-    def _check_there(self, name: str, ids: Sequence[int]) -> None:
+    def _check_lowers(self, name: str, ids: Sequence[int]) -> None:
         """Raises DataLoss if the directory of one of these is gone: of ``name``, or below it."""
         for id in ids:
             if not os.path.isdir(self._tree(id)):
