@@ -245,15 +245,6 @@ class DirectorySnapshotter(ABC):
         except OSError as error:
             raise disk_error(row.info.name, error) from error
 
-    def _check_there(self, parents: Sequence[int], parent: str) -> None:
-        """What would stand on a directory that somebody has taken away could not be mounted.
-
-        Raises NotFound. Blocking, but quick."""
-        for id in parents:
-            if not os.path.isdir(self._tree(id)):  # noqa: PTH112 - for every container
-                which = "directory" if id == parents[0] else f"lower directory {id}"
-                raise NotFound(f"parent snapshot {parent!r}: its {which} is gone")
-
     async def _remove_tree(self, name: str) -> None:
         # One at a time for each tree: a cleanup waits for a removal that has begun already. And a
         # big tree must not take the whole thread pool.

@@ -99,8 +99,9 @@ class NativeSnapshotter(DirectorySnapshotter):
 
     async def _make(self, id: int, kind: Kind, key: str, parent: str) -> None:
         parents = self._database.read(partial(index.parent_of_new, key=key, parent=parent))
-        self._check_there(parents[:1], parent)  # a whole copy of it, which needs nobody else
         if kind == Kind.VIEW and parents:
+            if not await asyncio.to_thread(Path(self._tree(parents[0])).is_dir):
+                raise _lost(parent, parents[0])
             return
         source = self._tree(parents[0]) if parents else None
         if parents:
@@ -109,9 +110,7 @@ class NativeSnapshotter(DirectorySnapshotter):
             await asyncio.to_thread(_fill, self._tree(id), source)
         except OSError as error:
             if source is not None and not await asyncio.to_thread(Path(source).is_dir):
-                raise DataLoss(
-                    f"parent snapshot {parent!r}: its directory {parents[0]} is gone"
-                ) from error
+                raise _lost(parent, parents[0]) from error
             raise disk_error(key, error) from error
         finally:
             if parents:
@@ -130,6 +129,10 @@ class NativeSnapshotter(DirectorySnapshotter):
         view = chain.kind == Kind.VIEW
         shown = chain.parents[0] if view and chain.parents else chain.id
         return [Mount("bind", self._tree(shown), ("rbind", "ro" if view else "rw"))]
+
+
+def _lost(parent: str, id: int) -> DataLoss:
+    return DataLoss(f"parent snapshot {parent!r}: its directory {id} is gone")
 
 
 def _insert(

@@ -199,11 +199,10 @@ class OverlaySnapshotter(DirectorySnapshotter):
     ) -> index.Chain:
         """In the writer thread, so that a refused create never touches the disk."""
         parents = index.parent_of_new(connection, key, parent)
-        self._check_there(parents, parent)
+        self._check_lowers(parent, parents)
         try:
             self._make(id, kind, parents, labels)
         except OSError as error:
-            self._check_lowers(parent, parents[:1])
             raise disk_error(key, error) from error
         return index.insert(connection, id, kind, key, parents, labels)
 
