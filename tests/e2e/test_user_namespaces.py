@@ -46,7 +46,7 @@ def layers(shop: Shop, id: str) -> tuple[Path, list[Path]]:
 
 
 def everything(folders: list[Path]) -> dict[str, tuple[int, ...]]:
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for path in (path for folder in folders for path in [folder, *folder.rglob("*")]):
         info = path.lstat()
         times = (info.st_mtime_ns, info.st_ctime_ns)
