@@ -174,7 +174,7 @@ async def test_directories_lost_with_the_power_come_back(
     assert "its directory 1 is gone" in caplog.text
     await overlay.prepare("other", "", {})
     for make in (overlay.prepare, overlay.view):
-        with pytest.raises(NotFound, match="parent snapshot 'layer1': its directory is gone"):
+        with pytest.raises(DataLoss, match="parent snapshot 'layer1': its directory 1 is gone"):
             await make("new", "layer1", {})
     with pytest.raises(NotFound, match="parent snapshot 'layer1': its directory is gone"):
         await overlay.commit("name", "other", {}, "layer1")
