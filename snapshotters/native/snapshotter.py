@@ -19,7 +19,7 @@ from pathlib import Path
 from snapshotters import index
 from snapshotters.base import DirectorySnapshotter, disk_error, sync_tree
 from supervisord.aio.locks import KeyedLock
-from supervisord.contracts.errors import FailedPrecondition
+from supervisord.contracts.errors import DataLoss, FailedPrecondition
 from supervisord.contracts.snapshots import Kind, Mount
 from supervisord.linux.spread import spread
 from supervisord.sqlite.database import Database
@@ -109,6 +109,8 @@ class NativeSnapshotter(DirectorySnapshotter):
         try:
             await asyncio.to_thread(_fill, self._tree(id), source)
         except OSError as error:
+            if source is not None and not await asyncio.to_thread(Path(source).is_dir):
+                raise _lost(parent, parents[0]) from error
             raise disk_error(key, error) from error
         finally:
             if parents:

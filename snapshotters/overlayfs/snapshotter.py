@@ -24,7 +24,7 @@ from pathlib import Path
 from snapshotters import index
 from snapshotters.base import DirectorySnapshotter, disk_error, with_label
 from snapshotters.usage import disk_usage
-from supervisord.contracts.errors import Error, InvalidArgument
+from supervisord.contracts.errors import DataLoss, Error, InvalidArgument
 from supervisord.contracts.snapshots import Info, Kind, Mount, Usage
 from supervisord.linux import quota
 from supervisord.linux.spread import spread
@@ -141,7 +141,7 @@ class OverlaySnapshotter(DirectorySnapshotter):
     def _finish(self, row: index.Row, parent: str) -> Usage:
         if parent and not row.parent_id:
             parents = self._database.read(partial(index.chain_of_parent, parent=parent))
-            self._check_there(parents, parent)
+            self._check_lowers(parent, parents)
             inherit(self._tree(row.id), [self._tree(id) for id in parents])
         return super()._finish(row, parent)
 
@@ -205,6 +205,12 @@ class OverlaySnapshotter(DirectorySnapshotter):
         except OSError as error:
             raise disk_error(key, error) from error
         return index.insert(connection, id, kind, key, parents, labels)
+
+    def _check_lowers(self, name: str, ids: Sequence[int]) -> None:
+        """Raises DataLoss if the directory of one of these is gone: of ``name``, or below it."""
+        for id in ids:
+            if not os.path.isdir(self._tree(id)):
+                raise DataLoss(f"parent snapshot {name!r}: its directory {id} is gone")
 
     def _make(self, id: int, kind: Kind, parents: Sequence[int], labels: Mapping[str, str]) -> None:
         folder = self._path(id)

@@ -5,31 +5,22 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from snapshotters.base import DirectorySnapshotter
 from snapshotters.native import NativeSnapshotter
-from snapshotters.overlayfs import OverlaySnapshotter, Settings
-from supervisord.contracts.errors import NotFound
+from snapshotters.overlayfs import OverlaySnapshotter
+from supervisord.contracts.errors import DataLoss, NotFound
 from supervisord.testing import ways
 
 
-async def overlayfs(root: Path) -> DirectorySnapshotter:
-    return await OverlaySnapshotter.open(root, Settings(sync_remove=True))
-
-
-async def native(root: Path) -> DirectorySnapshotter:
-    return await NativeSnapshotter.open(root, sync_remove=True)
-
-
-@pytest.mark.parametrize("opened", [overlayfs, native])
+@pytest.mark.parametrize("kind", [OverlaySnapshotter, NativeSnapshotter])
 async def test_nothing_is_built_on_what_is_lost(
-    opened: Callable[[Path], Awaitable[DirectorySnapshotter]], tmp_path: Path
+    kind: type[OverlaySnapshotter] | type[NativeSnapshotter], tmp_path: Path
 ) -> None:
-    backend = await opened(tmp_path / "root")
+    backend: DirectorySnapshotter = await kind.open(tmp_path / "root")
     async with ways.metadata(backend, tmp_path / "above") as store:
         await store.prepare("key", "", {})
         await store.commit("lost", "key", {})

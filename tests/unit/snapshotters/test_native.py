@@ -16,7 +16,7 @@ import pytest
 from snapshotters.native import NativeSnapshotter
 from snapshotters.native.copy import copy_tree
 from snapshotters.trash import remove_tree
-from supervisord.contracts.errors import AlreadyExists, FailedPrecondition, NotFound
+from supervisord.contracts.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound
 from supervisord.contracts.snapshots import Mount
 from supervisord.testing.trees import (
     both,
@@ -202,7 +202,7 @@ async def test_lost_directories(tmp_path: Path, caplog: pytest.LogCaptureFixture
     with pytest.raises(NotFound, match="snapshot 'full': its directory is gone"):
         await native.usage("full")
     (at / "1").rmdir()
-    with pytest.raises(NotFound, match="parent snapshot 'base': its directory is gone"):
+    with pytest.raises(DataLoss, match="parent snapshot 'base': its directory 1 is gone"):
         await native.prepare("new", "base", {})
     assert sorted(os.listdir(at)) == ["2"]
     await native.close()

@@ -13,6 +13,7 @@ import pytest
 from snapshotters.overlayfs import OverlaySnapshotter, Settings
 from supervisord.contracts.errors import (
     AlreadyExists,
+    DataLoss,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -176,7 +177,7 @@ async def test_directories_lost_with_the_power_come_back(
     for make in (overlay.prepare, overlay.view):
         with pytest.raises(DataLoss, match="parent snapshot 'layer1': its directory 1 is gone"):
             await make("new", "layer1", {})
-    with pytest.raises(NotFound, match="parent snapshot 'layer1': its directory is gone"):
+    with pytest.raises(DataLoss, match="parent snapshot 'layer1': its directory 1 is gone"):
         await overlay.commit("name", "other", {}, "layer1")
     shutil.rmtree(tmp_path / "root/snapshots/2")
     with pytest.raises(NotFound, match="snapshot 'active': its directory is gone"):
