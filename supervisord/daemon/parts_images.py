@@ -23,8 +23,6 @@ _OVERLAYS = ("erofs", "overlayfs")
 
 async def _transfers(context: PluginContext) -> Any:
     from supervisord.contracts.durations import seconds
-    from supervisord.images.pull.fetcher import Fetcher
-    from supervisord.images.pull.puller import Puller
     from supervisord.images.registry.session import Patience
     from supervisord.images.transfers import Defaults, Transfers
     from supervisord.images.unpacking import Target, Unpacker
@@ -54,8 +52,7 @@ async def _transfers(context: PluginContext) -> Any:
         [root for root in config["config_path"].split(":") if root],
         Patience(stall=seconds(config["progress_timeout"], "progress_timeout")),
     )
-    puller = Puller(metadata.content, Fetcher(metadata.content), unpacker)
-    transfers = Transfers(metadata.images, metadata.leases, puller, defaults)
+    transfers = Transfers(metadata.content, metadata.images, metadata.leases, unpacker, defaults)
     context.on_close(transfers.close)
     return transfers
 

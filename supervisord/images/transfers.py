@@ -8,28 +8,36 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from supervisord.aio.groups import task_group
 from supervisord.aio.owner import TaskOwner
+from supervisord.contracts.content import ContentStore
 from supervisord.contracts.errors import InvalidArgument, NotFound, Unimplemented
-from supervisord.contracts.images import ImageStore
+from supervisord.contracts.images import Image, ImageStore
 from supervisord.contracts.leases import Lease, LeaseStore
 from supervisord.contracts.scope import Scope
 
 from . import reference
-from .ends import End, Registry, Store, UnpackInto
-from .naming import named, names_of
+from .archive.exporting import Exporter
+from .archive.importing import Importer
+from .ends import End, Export, Import, Registry, Store, UnpackInto
+from .naming import named, names_of, of_image
 from .oci.documents import Descriptor
 from .oci.platforms import Platform, here
 from .progress import Report, Tracker
+from .pull.fetcher import Fetcher
 from .pull.puller import Puller, Unpack, Wanted
+from .pull.sources import Local, Remote
+from .push.pusher import Pusher
 from .registry.connections import connected
+from .registry.repository import Repository
 from .registry.session import Patience
 from .selection import Selection
-from .unpacking import Target
+from .tree import Tree
+from .unpacking import Target, Unpacker
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +60,22 @@ class Transfers:
     """All transfers of the daemon."""
 
     def __init__(
-        self, images: ImageStore, leases: LeaseStore, puller: Puller, defaults: Defaults
+        self,
+        content: ContentStore,
+        images: ImageStore,
+        leases: LeaseStore,
+        unpacker: Unpacker,
+        defaults: Defaults,
     ) -> None:
+        self._content = content
         self._images = images
         self._leases = leases
-        self._puller = puller
         self._defaults = defaults
+        self._fetcher = Fetcher(content)
+        self._puller = Puller(content, unpacker)
+        self._pusher = Pusher(content)
+        self._exporter = Exporter(content)
+        self._importer = Importer(content)
         self._owner = TaskOwner("transfers")
 
     async def close(self) -> None:
@@ -85,32 +103,93 @@ class Transfers:
         match source, destination:
             case Registry(), Store():
                 await self._pull(scope, source, destination, tracker)
+            case Store(), Registry():
+                await self._push(scope, source, destination, tracker)
+            case Store(), Store():
+                await self._tag(scope, source, destination, tracker)
+            case Store(), Export():
+                await self._export(scope, source, destination, tracker)
+            case Import(), Store():
+                await self._import(scope, source, destination, tracker)
+            case Import(), Export():
+                async for piece in source.data:
+                    await destination.sink.write(piece)
             case _:
                 raise Unimplemented(f"unable to transfer from {source} to {destination}")
 
     async def _pull(self, scope: Scope, source: Registry, store: Store, tracker: Tracker) -> None:
         parsed = reference.parse(source.reference)
-        rules = names_of(store)
-        unpacks = [self._unpack(request) for request in store.unpacks]
-        access = source.access
-        if not access.roots:
-            access = type(access)(
-                self._defaults.roots, access.scheme, access.headers, access.keeper
-            )
+        names = names_of(store)
+        wanted = self._wanted(store)
         tracker.say(f"Resolving from {source}")
-        async with connected(parsed, access, self._defaults.patience) as repository:
+        async with self._connected(parsed, source) as repository:
             target = await repository.resolve()
             tracker.say(f"Pulling from {source}")
             tracker.say("fetching image content", source.reference, target)
-            wanted = Wanted(Selection(store.platforms, store.limit), unpacks, store.all_metadata)
-            await self._puller.pull(scope, repository, target, wanted, tracker)
-        await self._save(scope, store, target, rules.for_target(target), tracker)
+            remote = Remote(self._fetcher, scope, repository, tracker)
+            await self._puller.pull(scope, remote, target, wanted, tracker)
+        await self._save(scope, target, names.of_target(target), tracker)
         tracker.say(f"Completed pull from {source}")
+
+    async def _push(
+        self, scope: Scope, store: Store, destination: Registry, tracker: Tracker
+    ) -> None:
+        parsed = reference.parse(destination.reference)
+        if not parsed.target:
+            raise InvalidArgument(f"{parsed}: a tag or a digest is needed to push to")
+        image = self._image(scope, store)
+        target = of_image(image)
+        tracker.say(f"Pushing to {destination}")
+        tracker.say("pushing content", image.name, target)
+        async with self._connected(parsed, destination) as repository:
+            selection = Selection(store.platforms, store.limit)
+            await self._pusher.push(scope, target, repository, selection, tracker)
+        tracker.say("pushed", destination.reference, target)
+        tracker.say(f"Completed push to {destination}")
+
+    async def _tag(self, scope: Scope, source: Store, store: Store, tracker: Tracker) -> None:
+        target = of_image(self._image(scope, source))
+        await self._save(scope, target, names_of(store).of_target(target), tracker)
+
+    async def _export(
+        self, scope: Scope, source: Store, destination: Export, tracker: Tracker
+    ) -> None:
+        tracker.say("Exporting")
+        try:
+            names = [source.name] if source.name else []
+            for rule in source.names:
+                if rule.is_prefix:
+                    raise Unimplemented("source: images cannot be looked up by a prefix")
+                names.append(rule.name)
+            if not names:
+                raise InvalidArgument("source: the image store needs a name")
+            images = [self._images.get(scope.namespace, name) for name in names]
+            await self._exporter.export(scope, images, destination)
+        finally:
+            await destination.sink.close()
+        tracker.say("Completed export")
+
+    async def _import(self, scope: Scope, source: Import, store: Store, tracker: Tracker) -> None:
+        names = names_of(store)
+        wanted = self._wanted(store)
+        tracker.say("Importing")
+        index = await self._importer.load(scope, source.data, compress=source.force_compress)
+        local = Local("archive", self._content, scope, tracker)
+        await self._puller.pull(scope, local, index, wanted, tracker)
+        found = dict.fromkeys(names.of_target(index), index) if names.any_target else {}
+        for one in await Tree(self._content, scope).children(index):
+            if await local.has(one):
+                found.update(dict.fromkeys(names.of_annotations(one), one))
+        if not found:
+            raise NotFound("no image name found: the archive has none, and none was given")
+        for name, target in found.items():
+            labels = names.labels_of(name)
+            await self._save(scope, target, {name: labels}, tracker)
+        tracker.say("Completed import")
 
     async def _save(
         self,
         scope: Scope,
-        store: Store,
         target: Descriptor,
         names: Mapping[str, Mapping[str, str]],
         tracker: Tracker,
@@ -120,6 +199,23 @@ class Transfers:
         for name, labels in names.items():
             await named(self._images, scope, name, target, labels)
             tracker.say("saved", name, target)
+
+    def _image(self, scope: Scope, store: Store) -> Image:
+        if not store.name:
+            raise InvalidArgument("source: the image store needs a name")
+        return self._images.get(scope.namespace, store.name)
+
+    def _connected(
+        self, parsed: reference.Reference, end: Registry
+    ) -> AbstractAsyncContextManager[Repository]:
+        access = end.access
+        if not access.roots:
+            access = replace(access, roots=self._defaults.roots)
+        return connected(parsed, access, self._defaults.patience)
+
+    def _wanted(self, store: Store) -> Wanted:
+        unpacks = [self._unpack(request) for request in store.unpacks]
+        return Wanted(Selection(store.platforms, store.limit), unpacks, store.all_metadata)
 
     def _unpack(self, request: UnpackInto) -> Unpack:
         name = request.snapshotter or self._defaults.snapshotter

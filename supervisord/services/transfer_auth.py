@@ -11,7 +11,7 @@ from protos.containerd.types.transfer import transfer_pb2 as types
 from supervisord.contracts.errors import InvalidArgument, Unauthenticated
 from supervisord.contracts.streams import Stream
 from supervisord.contracts.typed import pack
-from supervisord.images.credentials.secret import Secret
+from supervisord.credentials.secret import Secret
 
 _SECONDS = 60.0
 

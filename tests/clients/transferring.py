@@ -21,6 +21,12 @@ from tests.conformance.wire import Wire
 HERE = types_pb2.Platform(os="linux", architecture="amd64")
 
 
+END = types.Data()
+"""As an answer: there is no more."""
+
+Each = Callable[[Any], Sequence[Message] | None]
+
+
 def packed(message: Message) -> Any:
     """As containerd's typeurl packs it."""
     return Any(type_url=message.DESCRIPTOR.full_name, value=message.SerializeToString())
@@ -29,7 +35,7 @@ def packed(message: Message) -> Any:
 class Stream:
     """An open stream; what comes is given to ``each``, whose answers are sent."""
 
-    def __init__(self, wire: Wire, id: str, each: Callable[[Any], Message | None]) -> None:
+    def __init__(self, wire: Wire, id: str, each: Each) -> None:
         self._out: queue.Queue[Any | None] = queue.Queue()
         self._out.put(packed(streaming_pb2.StreamInit(id=id)))
         stub = streaming_pb2_grpc.StreamingStub(wire.channel)
@@ -38,12 +44,14 @@ class Stream:
         self._thread = threading.Thread(target=self._receive, args=(each,))
         self._thread.start()
 
-    def _receive(self, each: Callable[[Any], Message | None]) -> None:
+    def say(self, message: Message) -> None:
+        self._out.put(packed(message))
+
+    def _receive(self, each: Each) -> None:
         try:
             for value in self._call:
-                answer = each(value)
-                if answer is not None:
-                    self._out.put(packed(answer))
+                for answer in each(value) or ():
+                    self._out.put(None if answer is END else packed(answer))
         except grpc.RpcError:
             return
 
@@ -110,9 +118,10 @@ class Mover:
         """A stream that answers for credentials: its id, itself, and what it was asked."""
         asked: list[types.AuthRequest] = []
 
-        def answer(value: Any) -> types.AuthResponse:
+        def answer(value: Any) -> Sequence[Message]:
             asked.append(types.AuthRequest.FromString(value.value))
-            return types.AuthResponse(authType=types.CREDENTIALS, username=user, secret=secret)
+            found = types.AuthResponse(authType=types.CREDENTIALS, username=user, secret=secret)
+            return [found]
 
         id = f"auth-{uuid.uuid4()}"
         return id, Stream(self._wire, id, answer), asked
@@ -123,3 +132,39 @@ def events(progress: Sequence[types.Progress], word: str) -> Iterator[str]:
     for one in progress:
         if one.name.startswith(word):
             yield one.event
+
+
+def sending(wire: Wire, data: bytes, chunk: int = 32 << 10) -> tuple[str, Stream]:
+    """A stream that gives these bytes within the windows that the daemon opens."""
+    position, window = 0, 0
+
+    def more(value: Any) -> Sequence[Message] | None:
+        nonlocal position, window
+        window += types.WindowUpdate.FromString(value.value).update
+        answers: list[Message] = []
+        while window > 0 and position < len(data):
+            part = data[position : position + min(chunk, window)]
+            position += len(part)
+            window -= len(part)
+            answers.append(types.Data(data=part))
+        return answers if position < len(data) else [*answers, END]
+
+    id = f"import-{uuid.uuid4()}"
+    return id, Stream(wire, id, more)
+
+
+class Receiving:
+    """A stream that takes bytes; ``data`` has them once it was closed."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.data = bytearray()
+        self.id = f"export-{uuid.uuid4()}"
+        self._stream = Stream(wire, self.id, self._take)
+        self._stream.say(types.WindowUpdate(update=1 << 30))
+
+    def _take(self, value: Any) -> None:
+        self.data += types.Data.FromString(value.value).data
+
+    def close(self) -> bytes:
+        self._stream.close()
+        return bytes(self.data)

@@ -57,6 +57,7 @@ class Proxy:
         self.closing = asyncio.Event()
         self.drop_from_head = ""
         self.media_type = ""
+        self.cut_upload = -1
         self.wait: Callable[[Seen], asyncio.Future[None] | None] = lambda seen: None
 
     def asked(self, word: str, method: str = "GET") -> list[Seen]:
@@ -91,9 +92,12 @@ class Proxy:
         if fault.no_ranges:
             headers.pop("Range", None)
         url = f"http://{self.target}{request.path_qs}"
+        body = self._upload(request) if request.body_exists else None
         async with (
             ClientSession(auto_decompress=False) as session,
-            session.request(request.method, url, headers=headers, allow_redirects=False) as answer,
+            session.request(
+                request.method, url, headers=headers, data=body, allow_redirects=False
+            ) as answer,
         ):
             kept = {
                 name: value
@@ -108,6 +112,20 @@ class Proxy:
             await response.prepare(request)
             await self._body(request, response, answer.content.iter_chunked(16 << 10), fault)
             return response
+
+    async def _upload(self, request: web.Request) -> AsyncIterator[bytes]:
+        """What the client sends; cut once, after ``cut_upload`` bytes of a body that is longer."""
+        limit = self.cut_upload
+        cuts = 0 <= limit < (request.content_length or 0)
+        sent = 0
+        async for chunk in request.content.iter_chunked(16 << 10):
+            if cuts and sent + len(chunk) > limit:
+                self.cut_upload = -1
+                assert request.transport is not None
+                request.transport.close()
+                raise ConnectionError("cut")
+            yield chunk
+            sent += len(chunk)
 
     async def _body(
         self,

@@ -56,7 +56,7 @@ def server(
     ``client_authority`` to those only that the authority knows; ``token`` is its table for them."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    http: dict[str, Any] = {"addr": address}
+    http: dict[str, Any] = {"addr": address, "relativeurls": True}
     if authority is not None:
         certificate, key = authority.issue("127.0.0.1")
         http["tls"] = {"certificate": str(certificate), "key": str(key)}

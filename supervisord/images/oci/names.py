@@ -50,3 +50,30 @@ def holds(children: Sequence[Descriptor]) -> dict[str, str]:
         counts[key] = number + 1
         labels[f"{key}{number}" if number or key.endswith(".") else key] = child.digest
     return labels
+
+
+def tag_of(name: str) -> str:
+    """What OCI's layout calls an image: its tag, or its whole name where it has none."""
+    if "@" in name:
+        return name
+    tag = name.rpartition("/")[2].partition(":")[2]
+    return tag or name
+
+
+def familiar(name: str) -> str:
+    """What docker calls it: without its own registry's name."""
+    short = name.removeprefix("docker.io/")
+    return short.removeprefix("library/") if short != name else name
+
+
+def full(name: str) -> str:
+    """The whole name of what docker calls so: ``alpine`` is ``docker.io/library/alpine:latest``."""
+    rest, at, digest = name.partition("@")
+    domain, slash, path = rest.partition("/")
+    if not slash or not (domain == "localhost" or "." in domain or ":" in domain):
+        domain, path = "docker.io", rest
+    if domain == "docker.io" and "/" not in path:
+        path = f"library/{path}"
+    if at:
+        return f"{domain}/{path.partition(':')[0]}@{digest}"
+    return f"{domain}/{path}" if ":" in path else f"{domain}/{path}:latest"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from supervisord.aio.groups import task_group
@@ -17,10 +17,10 @@ from ..oci.documents import LARGEST_CONFIG, LARGEST_MANIFEST, Descriptor
 from ..oci.names import holds
 from ..oci.platforms import Platform, rank
 from ..progress import Tracker
-from ..registry.repository import Repository
 from ..selection import Selection
 from ..unpacking import Target, Unpacker
-from .fetcher import Fetcher
+from .fetcher import Tee
+from .sources import Source
 
 log = logging.getLogger(__name__)
 
@@ -48,15 +48,14 @@ class Wanted:
 class Puller:
     """Brings what a descriptor refers to."""
 
-    def __init__(self, content: ContentStore, fetcher: Fetcher, unpacker: Unpacker) -> None:
+    def __init__(self, content: ContentStore, unpacker: Unpacker) -> None:
         self._content = content
-        self._fetcher = fetcher
         self._unpacker = unpacker
 
     async def pull(
         self,
         scope: Scope,
-        repository: Repository,
+        source: Source,
         target: Descriptor,
         wanted: Wanted,
         tracker: Tracker,
@@ -66,11 +65,11 @@ class Puller:
         Raises NotFound (no manifest for the platforms), and what fetching, parsing and unpacking
         raise."""
         tracker.children(None, [target])
-        job = _Job(self._content, self._fetcher, self._unpacker, scope, repository, wanted, tracker)
+        job = _Job(self._content, self._unpacker, scope, source, wanted, tracker)
         await job.bring(target, depth=0)
         if not job.images:
             names = ", ".join(map(str, wanted.selection.platforms)) or "any platform"
-            raise NotFound(f"{repository.reference}: has no manifest for {names}")
+            raise NotFound(f"{source.name}: has no manifest for {names}")
 
 
 @dataclass(slots=True)
@@ -78,10 +77,9 @@ class _Job:
     """One pull."""
 
     content: ContentStore
-    fetcher: Fetcher
     unpacker: Unpacker
     scope: Scope
-    repository: Repository
+    source: Source
     wanted: Wanted
     tracker: Tracker
     images: int = 0
@@ -93,14 +91,14 @@ class _Job:
         elif target.is_manifest:
             await self._manifest(target, layers=layers)
         else:
-            await self._blob(target)
+            await self.source.blob(target)
             self.images += depth == 0  # somebody wants just a blob by its digest
 
     async def _index(self, target: Descriptor, depth: int, *, layers: bool) -> None:
         if depth >= _MOST_DEPTH:
             raise NotFound(f"index {target.digest}: indexes within indexes, {depth} deep")
-        index = documents.index(await self._document(target, LARGEST_MANIFEST), target.digest)
-        manifests = index.manifests or ()
+        index = documents.index(await self.source.document(target, LARGEST_MANIFEST), target.digest)
+        manifests = [one for one in index.manifests or () if await self.source.has(one)]
         chosen = self.wanted.selection.of(manifests)
         others = [one for one in manifests if one not in chosen] if self.wanted.all_metadata else []
         # Labels are of all that is brought, in the order of the index.
@@ -112,14 +110,16 @@ class _Job:
                 group.spawn(self.bring(one, depth + 1, layers=False), one.digest)
 
     async def _manifest(self, target: Descriptor, *, layers: bool) -> None:
-        manifest = documents.manifest(await self._document(target, LARGEST_MANIFEST), target.digest)
+        manifest = documents.manifest(
+            await self.source.document(target, LARGEST_MANIFEST), target.digest
+        )
         below = manifest.layers or ()
         await self._hold(target, [manifest.config, *below])
         self.images += layers
         if manifest.config.media_type not in media.CONFIGS:
             await self._artifact(manifest, layers=layers)
             return
-        data = await self._document(manifest.config, LARGEST_CONFIG)
+        data = await self.source.document(manifest.config, LARGEST_CONFIG)
         config = documents.config(data, manifest.config.digest)
         if not layers:
             return
@@ -137,7 +137,7 @@ class _Job:
 
     async def _artifact(self, manifest: documents.Manifest, *, layers: bool) -> None:
         """Something that is no image to run: all its blobs, whatever they are."""
-        await self._blob(manifest.config)
+        await self.source.blob(manifest.config)
         if layers:
             await self.unpacker.fetch(manifest.layers or (), self._brought)
 
@@ -147,16 +147,8 @@ class _Job:
                 return unpack.target
         return None
 
-    async def _document(self, target: Descriptor, limit: int) -> bytes:
-        return await self.fetcher.document(self.scope, self.repository, target, limit, self.tracker)
-
-    async def _blob(self, target: Descriptor) -> None:
-        await self.fetcher.blob(self.scope, self.repository, target, self.tracker)
-
-    async def _brought(
-        self, layer: Descriptor, tee: Callable[[bytes], Awaitable[None]] | None
-    ) -> bool:
-        return await self.fetcher.blob(self.scope, self.repository, layer, self.tracker, tee)
+    async def _brought(self, layer: Descriptor, tee: Tee | None) -> bool:
+        return await self.source.blob(layer, tee)
 
     async def _hold(self, target: Descriptor, children: Sequence[Descriptor]) -> None:
         self.tracker.children(target, children)

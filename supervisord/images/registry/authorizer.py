@@ -12,10 +12,11 @@ from collections.abc import Sequence
 import aiohttp
 
 from supervisord.contracts.errors import Unauthenticated
+from supervisord.credentials.secret import Secret
 
-from ..credentials.secret import Keeper, Secret
 from . import tokens
 from .challenge import Challenge, parse
+from .keeper import Keeper
 
 _MOST_TOKENS = 64
 

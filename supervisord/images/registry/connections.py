@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from ..credentials.secret import NOBODY, Keeper
 from ..hosts import folder
 from ..hosts.endpoint import Endpoint
 from ..reference import Reference
+from .keeper import NOBODY, Keeper
 from .repository import Repository
 from .session import Patience, session
 

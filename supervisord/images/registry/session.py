@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlencode, urljoin, urlsplit
@@ -22,13 +22,17 @@ from yarl import URL
 from supervisord import __version__
 from supervisord.contracts.errors import Error, PermissionDenied, Unavailable
 
-from ..credentials.secret import Keeper
 from ..hosts.endpoint import Endpoint
 from . import failures, tls
 from .authorizer import Authorizer
 from .delays import delay
+from .keeper import Keeper
+
+Data = bytes | Callable[[], AsyncIterator[bytes]]
+"""A body; one that is made anew for each attempt says its length in a header."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_SAME_METHOD = frozenset({307, 308})
 _AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 _MOST_REDIRECTS = 10
 _MOST_CHALLENGES = 3
@@ -108,13 +112,17 @@ class Session:
         *,
         scopes: Sequence[str] = (),
         headers: Mapping[str, str] | None = None,
-        data: bytes | None = None,
+        data: Data | None = None,
         good: Sequence[int] = (200,),
+        attempts: int = 0,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The response, with one of the ``good`` statuses; its body is read by the caller.
+        ``attempts``: how often it is tried at most, 0 for what is usual.
 
         Raises the domain errors of ``failures``, Unavailable for what the network does."""
-        response = await self._persist(method, url, scopes, headers or {}, data, good)
+        response = await self._persist(
+            method, url, scopes, headers or {}, data, good, attempts or self._patience.attempts
+        )
         try:
             yield response
         finally:
@@ -126,8 +134,9 @@ class Session:
         url: str,
         scopes: Sequence[str],
         headers: Mapping[str, str],
-        data: bytes | None,
+        data: Data | None,
         good: Sequence[int],
+        attempts: int,
     ) -> aiohttp.ClientResponse:
         attempt = 0
         while True:
@@ -136,7 +145,7 @@ class Session:
             try:
                 response = await self._authorized(method, url, scopes, headers, data)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                if self._falls_back(error):
+                if self._falls_back(url, error):
                     url = "http" + url.removeprefix("https")
                     continue
                 failure: Error = Unavailable(f"{method} {_shown(url)}: {_why(error)}")
@@ -151,7 +160,7 @@ class Session:
                     wait = None
                     if response.status in _AGAIN:
                         wait = delay(attempt, response.headers.get("Retry-After"))
-            if wait is None or attempt >= self._patience.attempts:
+            if wait is None or attempt >= attempts:
                 raise failure
             await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
 
@@ -161,7 +170,7 @@ class Session:
         url: str,
         scopes: Sequence[str],
         headers: Mapping[str, str],
-        data: bytes | None,
+        data: Data | None,
     ) -> aiohttp.ClientResponse:
         for _ in range(_MOST_CHALLENGES):
             shown = await self._authorizer.header(scopes)
@@ -175,7 +184,7 @@ class Session:
         return response
 
     async def _follow(
-        self, method: str, url: str, shown: str, headers: Mapping[str, str], data: bytes | None
+        self, method: str, url: str, shown: str, headers: Mapping[str, str], data: Data | None
     ) -> aiohttp.ClientResponse:
         """The answer after redirects. Neither what authorizes nor the headers that are configured
         for this server go to another one."""
@@ -184,11 +193,12 @@ class Session:
                 method,
                 URL(url, encoded=True),
                 headers=self._headers(url, shown, headers),
-                data=data,
+                data=data() if callable(data) else data,
                 allow_redirects=False,
             )
             location = response.headers.get("Location")
-            if response.status not in _REDIRECTS or method not in ("GET", "HEAD") or not location:
+            follows = _SAME_METHOD if method not in ("GET", "HEAD") else _REDIRECTS
+            if response.status not in follows or not location:
                 return response
             response.release()
             target = urljoin(url, location)
@@ -209,8 +219,9 @@ class Session:
                 sent["Authorization"] = shown
         return sent
 
-    def _falls_back(self, error: Exception) -> bool:
-        if not (self.endpoint.falls_back and self._scheme == "https"):
+    def _falls_back(self, url: str, error: Exception) -> bool:
+        """Whether to go on without TLS, which nobody speaks there; from now on for all."""
+        if not (self.endpoint.falls_back and url.startswith(f"https://{self.endpoint.host}/")):
             return False
         if isinstance(error, (aiohttp.ClientConnectorCertificateError, TimeoutError)):
             return False

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from supervisord.contracts.errors import PermissionDenied, Unavailable, Unknown
+from supervisord.credentials.secret import Secret
 
-from ..credentials.secret import Secret
 from ..hosts.defaults import is_loopback
 from . import failures
 from .challenge import Challenge

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from supervisord.images.credentials.secret import NOBODY
 from supervisord.images.hosts.endpoint import Endpoint
 from supervisord.images.reference import parse
+from supervisord.images.registry.keeper import NOBODY
 from supervisord.images.registry.repository import Repository
 from supervisord.images.registry.session import Patience, session
 from tests.conformance.ocitar import Image, Member, build

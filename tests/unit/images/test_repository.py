@@ -17,12 +17,13 @@ from supervisord.contracts.errors import (
     Unavailable,
     Unimplemented,
 )
-from supervisord.images.credentials.secret import NOBODY, Given, Keeper, Secret
+from supervisord.credentials.secret import Secret
 from supervisord.images.hosts.endpoint import Capability, Endpoint, Tls
 from supervisord.images.oci import media
 from supervisord.images.oci.documents import Descriptor
 from supervisord.images.reference import parse
 from supervisord.images.registry.connections import Access, connected
+from supervisord.images.registry.keeper import NOBODY, Given, Keeper
 from supervisord.images.registry.repository import Repository
 from supervisord.images.registry.session import session
 from tests.conformance.ocitar import Image

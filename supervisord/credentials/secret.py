@@ -1,11 +1,18 @@
-"""A name and a secret, and who knows them."""
+"""A name and a secret, and what goes wrong with them."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+
+
+class CredentialsError(Exception):
+    """Credentials cannot be had: a file or a program is not as it should be. ``passing``: trying
+    again may help."""
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -27,25 +34,3 @@ class Secret:
 
     def __repr__(self) -> str:
         return f"Secret(user={self.user!r})"
-
-
-class Keeper(Protocol):
-    """Knows secrets by host."""
-
-    async def secret(self, host: str, challenges: Sequence[str] = ()) -> Secret:
-        """What to show there, which sent these ``WWW-Authenticate``; an empty one for anonymous.
-        Raises domain errors."""
-        ...
-
-
-class Given:
-    """The same for every host: what a user gave for this one request."""
-
-    def __init__(self, secret: Secret) -> None:
-        self._secret = secret
-
-    async def secret(self, host: str, challenges: Sequence[str] = ()) -> Secret:
-        return self._secret
-
-
-NOBODY = Given(Secret())

@@ -10,9 +10,7 @@ import asyncio
 import json
 import re
 
-from supervisord.contracts.errors import InvalidArgument, Unavailable
-
-from .secret import Secret
+from .secret import CredentialsError, Secret
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SECONDS = 30.0
@@ -21,9 +19,9 @@ _TOKEN_USER = "<token>"  # noqa: S105 - says what the secret is
 
 
 async def ask(name: str, server: str) -> Secret:
-    """An empty one where the helper knows nothing. Raises InvalidArgument, Unavailable."""
+    """An empty one where the helper knows nothing. Raises CredentialsError."""
     if _NAME.fullmatch(name) is None:
-        raise InvalidArgument(f"credential helper {name!r}: must be a word")
+        raise CredentialsError(f"credential helper {name!r}: must be a word")
     program = f"docker-credential-{name}"
     try:
         process = await asyncio.create_subprocess_exec(
@@ -34,12 +32,12 @@ async def ask(name: str, server: str) -> Secret:
             stderr=asyncio.subprocess.PIPE,
         )
     except OSError as error:
-        raise Unavailable(f"{program}: {error.strerror}") from error
+        raise CredentialsError(f"{program}: {error.strerror}", passing=True) from error
     try:
         async with asyncio.timeout(_SECONDS):
             out, err = await process.communicate(server.encode())
     except TimeoutError as error:
-        raise Unavailable(f"{program}: no answer in {_SECONDS:g} s") from error
+        raise CredentialsError(f"{program}: no answer in {_SECONDS:g} s", passing=True) from error
     finally:
         if process.returncode is None:
             process.kill()
@@ -48,7 +46,9 @@ async def ask(name: str, server: str) -> Secret:
         said = (out + err).decode(errors="replace").strip()
         if _UNKNOWN in said:
             return Secret()
-        raise Unavailable(f"{program}: exit status {process.returncode}: {said[:500]}")
+        raise CredentialsError(
+            f"{program}: exit status {process.returncode}: {said[:500]}", passing=True
+        )
     return _read(program, out)
 
 
@@ -57,5 +57,7 @@ def _read(program: str, out: bytes) -> Secret:
         answer = json.loads(out)
         user, secret = answer["Username"], answer["Secret"]
     except (ValueError, KeyError, TypeError) as error:
-        raise Unavailable(f"{program}: answered no JSON with Username and Secret") from error
+        raise CredentialsError(
+            f"{program}: answered no JSON with Username and Secret", passing=True
+        ) from error
     return Secret("" if user == _TOKEN_USER else str(user), str(secret))

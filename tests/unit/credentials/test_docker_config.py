@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisord.contracts.errors import InvalidArgument, Unavailable
-from supervisord.images.credentials.docker_config import DockerConfig
-from supervisord.images.credentials.secret import Secret
+from supervisord.credentials.docker_config import DockerConfig
+from supervisord.credentials.secret import CredentialsError, Secret
 
 Config = Callable[[object], DockerConfig]
 
@@ -83,7 +82,7 @@ async def test_no_file_knows_nothing(tmp_path: Path) -> None:
     ],
 )
 async def test_a_file_that_is_wrong(config: Config, value: object, rule: str) -> None:
-    with pytest.raises(InvalidArgument, match=rule):
+    with pytest.raises(CredentialsError, match=rule):
         await config(value).secret("r.io")
 
 
@@ -117,12 +116,12 @@ async def test_a_helper_that_fails(
     config: Config, helper: Callable[[str, str], None], script: str, rule: str
 ) -> None:
     helper("bad", script)
-    with pytest.raises(Unavailable, match=f"docker-credential-bad: {rule}"):
+    with pytest.raises(CredentialsError, match=f"docker-credential-bad: {rule}"):
         await config({"credsStore": "bad"}).secret("r.io")
 
 
 async def test_a_helper_that_is_not_there(config: Config) -> None:
-    with pytest.raises(Unavailable, match="docker-credential-absent: No such file"):
+    with pytest.raises(CredentialsError, match="docker-credential-absent: No such file"):
         await config({"credsStore": "absent"}).secret("r.io")
-    with pytest.raises(InvalidArgument, match="must be a word"):
+    with pytest.raises(CredentialsError, match="must be a word"):
         await config({"credsStore": "../sh"}).secret("r.io")

@@ -10,28 +10,26 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from supervisord.contracts.errors import InvalidArgument
-
 from . import program
-from .secret import Secret
+from .secret import CredentialsError, Secret
 
 _DOCKER = "https://index.docker.io/v1/"
 _DOCKER_HOSTS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 
 
 class DockerConfig:
-    """Implements Keeper over a file, which is read anew for each question: ``docker login`` and
+    """Reads a file, which is read anew for each question: ``docker login`` and
     password changes take effect at once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    async def secret(self, host: str, challenges: Sequence[str] = ()) -> Secret:
-        """Raises InvalidArgument (the file), Unavailable (a helper that fails or hangs)."""
+    async def secret(self, host: str) -> Secret:
+        """Raises CredentialsError (the file, or a helper that fails or hangs)."""
         config = await asyncio.to_thread(self._load)
         key = _DOCKER if host in _DOCKER_HOSTS else host
         helpers = config.get("credHelpers")
@@ -49,11 +47,11 @@ class DockerConfig:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise InvalidArgument(f"{self._path}: {error.strerror}") from error
+            raise CredentialsError(f"{self._path}: {error.strerror}") from error
         except ValueError as error:
-            raise InvalidArgument(f"{self._path}: is no JSON: {error}") from error
+            raise CredentialsError(f"{self._path}: is no JSON: {error}") from error
         if not isinstance(config, dict):
-            raise InvalidArgument(f"{self._path}: must be a JSON object")
+            raise CredentialsError(f"{self._path}: must be a JSON object")
         return config
 
     def _written(self, config: Mapping[str, Any], key: str) -> Secret:
@@ -82,7 +80,7 @@ class DockerConfig:
         except (binascii.Error, UnicodeDecodeError):
             colon = ""
         if not colon:
-            raise InvalidArgument(
+            raise CredentialsError(
                 f"{self._path}: auths.{key}.auth: must be base64 of USER:PASSWORD"
             )
         return Secret(user, password.rstrip("\0"))

@@ -1,0 +1,1 @@
+"""Image archives: OCI image layouts and docker's ``save`` format, as tar streams both ways."""

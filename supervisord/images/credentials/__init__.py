@@ -1,1 +1,0 @@
-"""Who we are to a registry: what a client tells, and docker's configuration."""

@@ -1,0 +1,1 @@
+"""Pushing: blobs and manifests of an image to a registry."""
