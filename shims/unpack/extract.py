@@ -176,11 +176,15 @@ class Extractor:
 
     def _link(self, path: bytes, entry: Entry) -> None:
         target = self._folders.find(clean(entry.linkname))
+        self._folders.bring(target)
         try:
+            if whiteout.is_mark(os.lstat(target)):
+                raise FileNotFoundError
             self._make(path, lambda: os.link(target, path, follow_symlinks=False))
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            why = "no file" if isinstance(error, PermissionError) else "not there"
             raise InvalidArgument(
-                f"layer: {entry.name!r} is a hard link to {entry.linkname!r}, which is not there"
+                f"layer: {entry.name!r} is a hard link to {entry.linkname!r}, which is {why}"
             ) from None
         self._attributes(path, entry)
 

@@ -81,12 +81,12 @@ class LayerWriter:
 
     def _parents(self, path: bytes) -> None:
         """Writes the folders on the way to ``path`` that are not in the archive yet."""
-        parent = path.rpartition(b"/")[0]
-        if parent in self._folders:
-            return
-        self._parents(parent)
-        self._folders.add(parent)
-        self._tar.header(of(parent + b"/", self._folder(parent), latest=self._latest))
+        missing = []
+        while (path := path.rpartition(b"/")[0]) not in self._folders:
+            missing.append(path)
+        for parent in reversed(missing):
+            self._folders.add(parent)
+            self._tar.header(of(parent + b"/", self._folder(parent), latest=self._latest))
 
     def _folder(self, path: bytes) -> os.stat_result:
         try:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from supervisord.contracts.errors import InvalidArgument
 from supervisord.linux.lowers import take_after
 
+from .bring import bring_up, is_hidden
+
 IMPLIED = ".overlay.supervisord.implied"
 """Behind ``trusted`` or ``user``: the xattr on folders that no entry brought."""
 
@@ -85,6 +87,14 @@ class Folders:
         folder, _, base = name.rpartition(b"/")
         return join(self._known.get(folder) or self.resolve(folder), base)
 
+    def bring(self, path: bytes) -> None:
+        """Sees to it that a file of the layers below is there in this one, too."""
+        if not self._lowers or os.path.lexists(path) or is_hidden(path):
+            return
+        folder = path.rpartition(b"/")[0] or b"/"
+        self._ensure(folder)
+        bring_up(path, self._lowers)
+
     def forget(self) -> None:
         """A folder or a link was replaced: what was resolved may lead elsewhere now."""
         self._known = {b"": b"/"}
@@ -117,13 +127,19 @@ class Folders:
         return done or b"/"
 
     def _ensure(self, path: bytes) -> None:
+        missing = []
+        while not self._is_there(path):
+            missing.append(path)
+            path = path.rpartition(b"/")[0] or b"/"
+        for each in reversed(missing):
+            os.mkdir(each, _IMPLIED_MODE)
+            self.implied[each] = self._inherit(each)
+
+    def _is_there(self, path: bytes) -> bool:
         try:
             found = os.lstat(path)
         except FileNotFoundError:
-            self._ensure(path.rpartition(b"/")[0] or b"/")
-            os.mkdir(path, _IMPLIED_MODE)
-            self.implied[path] = self._inherit(path)
-            return
+            return False
         except NotADirectoryError:
             raise _not_a_folder(path) from None
         if self._reborn is not None and stat.S_ISCHR(found.st_mode) and found.st_rdev == 0:
@@ -133,6 +149,7 @@ class Folders:
             self._reborn(path)
         elif not stat.S_ISDIR(found.st_mode):
             raise _not_a_folder(path)
+        return True
 
     def _inherit(self, path: bytes) -> Times | None:
         """Attributes from the nearest lower layer that has the folder; None where none has."""

@@ -10,11 +10,11 @@ upper directory of an overlay they become its own marks; in a plain tree they ar
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from typing import Protocol
 
 from supervisord.contracts.errors import InvalidArgument
+from supervisord.linux.trees import remove_tree
 
 from .paths import join
 
@@ -104,6 +104,6 @@ class Deletions:
 def remove(path: bytes, found: os.stat_result) -> None:
     """Removes a file or a whole folder."""
     if stat.S_ISDIR(found.st_mode):
-        shutil.rmtree(path)
+        remove_tree(path)
     else:
         os.unlink(path)

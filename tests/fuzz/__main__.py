@@ -34,7 +34,9 @@ def main() -> int:
     found.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds.of(name)):
         (found / f"seed-{number}").write_bytes(seed)
-    folders = [str(found), str(FOLDER / "corpus" / name)]
+    corpus = FOLDER / "corpus" / name
+    corpus.mkdir(exist_ok=True)
+    folders = [str(found), str(corpus)]
     atheris.Setup([sys.argv[0], *options, *folders], TARGETS[name])
     atheris.Fuzz()
     return 0

@@ -251,3 +251,29 @@ async def test_walking_only_the_upper_directory_is_the_same(changed: House) -> N
             [Mount("bind", str(elsewhere), ("ro", "rbind"))], upper, media_type=OCI
         )
     assert slow == quick
+
+
+@pytest.mark.parametrize("house", ["overlayfs"], indirect=True)
+async def test_uppers_with_redirects_and_metadata_only(house: House) -> None:
+    """A moved folder, a file in one that was moved twice, and a copied-up file without contents."""
+    await house.layer("base", "", BASE)
+    (overlay,) = await house.snapshotter.prepare("active", "base", {})
+    options = (*overlay.options, "redirect_dir=on", "metacopy=on")
+    upper = [Mount(overlay.type, overlay.source, options)]
+    with mounted(upper, house.tmp_path / "mnt") as root:
+        (root / "etc").rename(root / "moved")
+        (root / "moved/hosts").write_text("changed")
+        (root / "moved").rename(root / "again")
+        (root / "again/passwd").chmod(0o600)
+        (root / "same/untouched").chmod(0o640)
+        wanted = contents(root)
+    own = next(option for option in options if option.startswith("upperdir="))
+    untouched = Path(own.removeprefix("upperdir=")) / "same/untouched"
+    assert "trusted.overlay.metacopy" in os.listxattr(untouched), "the test tests nothing"
+    assert untouched.read_bytes() == bytes(1000)
+    lower = await house.snapshotter.view("lower", "base", {})
+    layer = await house.diff(lower, upper)
+    mounts = await house.snapshotter.prepare("applied", "base", {})
+    await house.apply(layer, mounts)
+    with mounted(mounts, house.tmp_path / "mnt") as root:
+        assert contents(root) == wanted

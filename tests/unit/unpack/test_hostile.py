@@ -174,3 +174,10 @@ def test_the_worker_gives_up_when_nobody_waits(forks: Forks, root: Path) -> None
     while start_time(pid) is not None and time.monotonic() < deadline:
         time.sleep(0.01)
     assert start_time(pid) is None
+
+
+def test_folders_deeper_than_any_stack(apply: Apply, root: Path) -> None:
+    deep = "d/" * 2000
+    assert "error" not in apply(archive(member(deep + "f", b"1")))
+    assert "error" not in apply(archive(member("d", b"a file now")))
+    assert (root / "d").read_text() == "a file now"

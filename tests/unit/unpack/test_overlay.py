@@ -7,10 +7,12 @@ import stat
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from supervisord.contracts.snapshots import Mount
 from supervisord.testing.mounting import mounted
 
-from .archives import archive, folder, member
+from .archives import archive, folder, hardlink, member
 from .conftest import Apply
 from .forks import Forks
 
@@ -138,3 +140,44 @@ def test_a_full_disk_says_so(forks: Forks, tmp_path: Path) -> None:
     finally:
         subprocess.run(["umount", str(small)], check=True)
     assert result["error"]["code"] == 8
+
+
+def test_hard_links_to_what_is_gone(apply_overlay: Apply, root: Path) -> None:
+    """A link to a mark would be another mark."""
+    error = apply_overlay(archive(member(".wh.a"), hardlink("b", "a")))["error"]
+    assert error["code"] == 3
+    assert "not there" in error["message"]
+    assert not os.path.lexists(root / "b")
+
+
+def test_hard_links_to_files_below(apply_overlay: Apply, root: Path, tmp_path: Path) -> None:
+    """The file comes up into the layer, as it would where somebody links it in an overlay."""
+    lower = tmp_path / "lower"
+    (lower / "d").mkdir()
+    (lower / "d").chmod(0o711)
+    (lower / "d/file").write_bytes(b"x" * 100_000)
+    os.chown(lower / "d/file", 5, 6)
+    os.setxattr(lower / "d/file", "user.note", b"kept")
+    (lower / "d/link").symlink_to("file")
+    entry = hardlink("other/b", "d/file", mode=0o4750, uid=7, gid=8, mtime=1000)
+    assert "error" not in apply_overlay(archive(entry, hardlink("c", "d/link", mode=0o777)))
+    found = (root / "other/b").stat()
+    assert found.st_ino == (root / "d/file").stat().st_ino
+    assert (found.st_size, found.st_uid, found.st_mode & 0o7777) == (100_000, 7, 0o4750)
+    assert os.getxattr(root / "d/file", "user.note") == b"kept"
+    assert (root / "d").stat().st_mode & 0o7777 == 0o711
+    assert os.readlink(root / "c") == "file"
+    assert (lower / "d/file").stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("target", ["gone/x", "d", "escape/passwd", "nothing"])
+def test_hard_links_to_what_is_no_file_below(
+    apply_overlay: Apply, tmp_path: Path, target: str
+) -> None:
+    lower = tmp_path / "lower"
+    for name in ("gone", "d"):
+        (lower / name).mkdir()
+        (lower / name / "x").write_text("x")
+    (lower / "escape").symlink_to("/etc")
+    error = apply_overlay(archive(member(".wh.gone"), hardlink("b", target)))["error"]
+    assert error["code"] == 3
