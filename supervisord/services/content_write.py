@@ -19,6 +19,8 @@ from supervisord.contracts.scope import Scope
 
 from .wire import timestamp
 
+_ACTIONS = frozenset(pb.WriteAction.values())
+
 
 class WriteSession:
     """The state of one conversation. ``close`` must run however it ends."""
@@ -114,7 +116,7 @@ class WriteSession:
 
 
 def _check(request: pb.WriteContentRequest) -> None:
-    if request.action not in pb.WriteAction.values():
+    if request.action not in _ACTIONS:
         raise InvalidArgument(f"action: {request.action} is none of STAT, WRITE, COMMIT")
     if request.offset < 0:
         raise InvalidArgument("offset: must not be negative")
