@@ -141,7 +141,11 @@ class Fetcher:
         while True:
             try:
                 return await self._content.writer(
-                    scope, ref, total=descriptor.size, expected=descriptor.digest
+                    scope,
+                    ref,
+                    total=descriptor.size,
+                    expected=descriptor.digest,
+                    media_type=descriptor.media_type,
                 )
             except Unavailable:
                 log.debug("%s is being written by a client", ref)
