@@ -85,6 +85,9 @@ async def _collector(context: PluginContext) -> Any:
     from supervisord.gc.scheduler import Scheduler
 
     config = context.config
+    for name in ("pause_threshold", "deletion_threshold", "mutation_threshold", "schedule_delay"):
+        # containerd's names for what it exports.
+        context.export(name.title().replace("_", ""), str(config[name]))
     metadata = context.get(METADATA)
     scheduler = Scheduler(
         metadata.garbage,

@@ -19,7 +19,8 @@ class Thresholds:
     ``pause_threshold``: the share of time that collections may take (at most 0.5).
     ``deletion_threshold``: deletions after which one starts at once; with 0 they wait for the
     next scheduled one. ``mutation_threshold``: changes after which the next scheduled one takes
-    place; 0 for never. ``schedule_delay``, ``startup_delay``: seconds."""
+    place; 0 for never. ``schedule_delay``, ``startup_delay``: seconds; without a startup delay the
+    first one follows the first deletion."""
 
     pause_threshold: float = 0.02
     deletion_threshold: int = 0
@@ -46,6 +47,7 @@ class Policy:
         self._dirty = False
         self._scheduled: float | None = None
         self._asked: float | None = now + startup if startup else None
+        self._first = not startup
 
     def mutated(self, now: float, *, deleted: bool) -> None:
         """A commit; ``deleted`` if it may have made garbage. As in containerd every commit after
@@ -56,7 +58,13 @@ class Policy:
             self._deletions += 1
         if 0 < self._deletion_threshold <= self._deletions:
             self._ask(now + self._delay)
-        if self._scheduled is None and (
+        if self._first:
+            # There is no interval yet that a collection could wait for.
+            if (self._dirty and not self._deletion_threshold) or (
+                0 < self._mutation_threshold <= self._mutations
+            ):
+                self._ask(now + self._delay)
+        elif self._scheduled is None and (
             self._dirty or 0 < self._mutation_threshold <= self._mutations
         ):
             # The scheduled times are whole intervals after the last collection.
@@ -77,6 +85,7 @@ class Policy:
         """A collection begins: what happens from now on counts for the next one."""
         self._asked = None
         self._scheduled = None
+        self._first = False
         self._deletions = 0
         self._mutations = 0
         self._dirty = False

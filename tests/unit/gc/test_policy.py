@@ -87,3 +87,29 @@ def test_a_failure_is_tried_again_later() -> None:
     policy.started()
     policy.failed(1.0)
     assert policy.due() == 3.0
+
+
+def test_without_a_startup_delay_the_first_one_follows_a_deletion() -> None:
+    policy = Policy(Thresholds(startup_delay=0, schedule_delay=0.5), 0.0)
+    policy.mutated(3.0, deleted=False)
+    assert policy.due() is None
+    policy.mutated(4.0, deleted=True)
+    assert policy.due() == 4.5
+    _collected(policy, 5.0, 0.010)
+    policy.mutated(5.1, deleted=True)
+    due = policy.due()
+    assert due is not None and abs(due - 5.49) < 1e-9
+
+
+def test_without_a_startup_delay_a_threshold_counts_from_the_start() -> None:
+    policy = Policy(Thresholds(startup_delay=0, deletion_threshold=3, mutation_threshold=4), 0.0)
+    for now in (1.0, 2.0):
+        policy.mutated(now, deleted=True)
+        assert policy.due() is None
+    policy.mutated(3.0, deleted=True)
+    assert policy.due() == 3.0
+    policy = Policy(Thresholds(startup_delay=0, mutation_threshold=2), 0.0)
+    policy.mutated(1.0, deleted=False)
+    assert policy.due() is None
+    policy.mutated(2.0, deleted=False)
+    assert policy.due() == 2.0
