@@ -132,8 +132,8 @@ class Reads:
         self._calls = list(calls)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
-        self.seconds: list[float] = []
-        self.failures: list[str] = []
+        self._seconds: list[float] = []
+        self._failure: grpc.RpcError | None = None
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -142,8 +142,14 @@ class Reads:
                 try:
                     call()
                 except grpc.RpcError as error:
-                    self.failures.append(str(error))
-                self.seconds.append(time.perf_counter() - began)
+                    self._failure = error
+                self._seconds.append(time.perf_counter() - began)
+
+    def results(self) -> list[float]:
+        """How long each took in seconds. Raises what one of them raised."""
+        if self._failure is not None:
+            raise self._failure
+        return self._seconds
 
     def __enter__(self) -> Reads:
         self._thread.start()
