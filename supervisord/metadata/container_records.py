@@ -4,26 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from google.protobuf.any_pb2 import Any
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from protos.containerd.services.containers.v1 import containers_pb2 as pb
 from supervisord.contracts import filters
 from supervisord.contracts.containers import Container, Runtime
-from supervisord.contracts.typed import TypedValue, from_any
+from supervisord.contracts.typed import from_any
 
-
-def _any(value: TypedValue) -> Any | None:
-    return Any(type_url=value.type_url, value=value.value) if value else None
-
-
-def _timestamp(nanoseconds: int) -> Timestamp:
-    seconds, nanos = divmod(nanoseconds, 1_000_000_000)
-    return Timestamp(seconds=seconds, nanos=nanos)
-
-
-def _nanoseconds(value: Timestamp) -> int:
-    return value.seconds * 1_000_000_000 + value.nanos
+from .record_parts import from_anys, nanoseconds, timestamp, to_any, to_anys
 
 
 def encode(container: Container) -> bytes:
@@ -33,17 +19,14 @@ def encode(container: Container) -> bytes:
         labels=container.labels,
         image=container.image,
         runtime=pb.Container.Runtime(
-            name=container.runtime.name, options=_any(container.runtime.options)
+            name=container.runtime.name, options=to_any(container.runtime.options)
         ),
-        spec=_any(container.spec),
+        spec=to_any(container.spec),
         snapshotter=container.snapshotter,
         snapshot_key=container.snapshot_key,
-        created_at=_timestamp(container.created_at),
-        updated_at=_timestamp(container.updated_at),
-        extensions={
-            key: Any(type_url=value.type_url, value=value.value)
-            for key, value in container.extensions.items()
-        },
+        created_at=timestamp(container.created_at),
+        updated_at=timestamp(container.updated_at),
+        extensions=to_anys(container.extensions),
         sandbox=container.sandbox,
     ).SerializeToString()
 
@@ -59,10 +42,10 @@ def decode(record: bytes) -> Container:
         spec=from_any(message.spec),
         snapshotter=message.snapshotter,
         snapshot_key=message.snapshot_key,
-        extensions={key: from_any(value) for key, value in message.extensions.items()},
+        extensions=from_anys(message.extensions),
         sandbox=message.sandbox,
-        created_at=_nanoseconds(message.created_at),
-        updated_at=_nanoseconds(message.updated_at),
+        created_at=nanoseconds(message.created_at),
+        updated_at=nanoseconds(message.updated_at),
     )
 
 
@@ -74,8 +57,9 @@ def parse(record: bytes) -> pb.Container:
         raise ValueError(f"the container record does not parse: {error}") from error
 
 
-def adaptor(message: pb.Container) -> filters.Adaptor:
-    """The fields that a container filter may name."""
+def fields(record: bytes) -> filters.Adaptor:
+    """What a container filter may name. Raises ValueError for a damaged record."""
+    message = parse(record)
 
     def field(path: Sequence[str]) -> tuple[str, bool]:
         match path[0]:

@@ -2,155 +2,24 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from google.protobuf.any_pb2 import Any
-
 from protos.containerd.events import events_pb2
-from supervisord.contracts import filters as filter_language
 from supervisord.contracts.containers import Container
-from supervisord.contracts.errors import AlreadyExists, Internal, InvalidArgument, NotFound
+from supervisord.contracts.errors import InvalidArgument
 from supervisord.contracts.identifiers import check_identifier
-from supervisord.contracts.typed import TypedValue
 
 from . import container_records as records
 from . import labels as label_rules
 from . import references
-from .commits import Commits, ensure_namespace
-from .rows import readable
+from .commits import Commits
+from .record_parts import packed
+from .record_table import Kind, RecordTable, masked
 
-_EXTENSIONS = "extensions."
-_MUTABLE = ("labels", "spec", "extensions", "image", "snapshotkey")
-
-
-class Containers:
-    """The store; see the contract for what each method promises."""
-
-    def __init__(self, commits: Commits) -> None:
-        self._commits = commits
-
-    def get(self, namespace: str, id: str) -> Container:
-        """Raises NotFound."""
-        return _decoded(self.record(namespace, id), id)
-
-    def record(self, namespace: str, id: str) -> bytes:
-        """The serialized protobuf of one container. Raises NotFound."""
-        return self._commits.read(lambda connection: _record(connection, namespace, id))
-
-    def records(self, namespace: str, filters: Sequence[str]) -> Sequence[bytes]:
-        """The serialized protobufs of all that match, in order of id. Raises InvalidArgument."""
-        wanted = filter_language.parse(filters)
-        rows = self._commits.read(
-            lambda c: c.execute(
-                "SELECT record FROM containers WHERE namespace = ? ORDER BY id", (namespace,)
-            ).fetchall()
-        )
-        if wanted.always:
-            return [record for (record,) in rows]
-        messages = readable(rows, lambda row: (row[0], records.parse(row[0])), "container")
-        return [record for record, message in messages if wanted.match(records.adaptor(message))]
-
-    def list(self, namespace: str, filters: Sequence[str] = ()) -> Sequence[Container]:
-        """All that match, in order of id. Raises InvalidArgument."""
-        return list(readable(self.records(namespace, filters), records.decode, "container"))
-
-    async def create(self, namespace: str, container: Container) -> Container:
-        """Creates the record, then publishes /containers/create.
-
-        Raises InvalidArgument, AlreadyExists."""
-        now = time.time_ns()
-        made = _checked(replace(container, created_at=now, updated_at=now))
-        record = records.encode(made)
-
-        def insert(connection: sqlite3.Connection) -> None:
-            ensure_namespace(connection, namespace)
-            done = connection.execute(
-                "INSERT OR IGNORE INTO containers VALUES (?, ?, ?)", (namespace, made.id, record)
-            )
-            if not done.rowcount:
-                raise AlreadyExists(f'container "{made.id}": already exists')
-            _refer(connection, namespace, made)
-
-        await self._commits.write(insert)
-        runtime = events_pb2.ContainerCreate.Runtime(name=made.runtime.name)
-        if made.runtime.options:
-            runtime.options.CopyFrom(_any(made.runtime.options))
-        event = events_pb2.ContainerCreate(id=made.id, image=made.image, runtime=runtime)
-        self._commits.publish(namespace, "/containers/create", event)
-        return made
-
-    async def update(
-        self, namespace: str, container: Container, fieldpaths: Sequence[str]
-    ) -> Container:
-        """Changes the mutable fields and publishes /containers/update.
-
-        Raises NotFound, InvalidArgument."""
-        if not container.id:
-            raise InvalidArgument("must specify a container id: invalid argument")
-
-        def change(connection: sqlite3.Connection) -> Container:
-            current = _decoded(_record(connection, namespace, container.id), container.id)
-            changed = _checked(
-                replace(_changed(current, container, fieldpaths), updated_at=time.time_ns())
-            )
-            connection.execute(
-                "UPDATE containers SET record = ? WHERE namespace = ? AND id = ?",
-                (records.encode(changed), namespace, changed.id),
-            )
-            _refer(connection, namespace, changed)
-            return changed
-
-        changed = await self._commits.write(change)
-        event = events_pb2.ContainerUpdate(
-            id=changed.id,
-            image=changed.image,
-            labels=changed.labels,
-            snapshot_key=changed.snapshot_key,
-        )
-        self._commits.publish(namespace, "/containers/update", event)
-        return changed
-
-    async def delete(self, namespace: str, id: str) -> None:
-        """Deletes the record, then publishes /containers/delete. Raises NotFound."""
-
-        def remove(connection: sqlite3.Connection) -> None:
-            done = connection.execute(
-                "DELETE FROM containers WHERE namespace = ? AND id = ?", (namespace, id)
-            )
-            if not done.rowcount:
-                raise _not_found(namespace, id)
-            references.drop(connection, namespace, references.Node(references.CONTAINERS, id))
-
-        await self._commits.write(remove, deleted=True)
-        self._commits.publish(namespace, "/containers/delete", events_pb2.ContainerDelete(id=id))
-
-
-def _not_found(namespace: str, id: str) -> NotFound:
-    return NotFound(f'container "{id}" in namespace "{namespace}": not found')
-
-
-def _record(connection: sqlite3.Connection, namespace: str, id: str) -> bytes:
-    row = connection.execute(
-        "SELECT record FROM containers WHERE namespace = ? AND id = ?", (namespace, id)
-    ).fetchone()
-    if row is None:
-        raise _not_found(namespace, id)
-    record: bytes = row[0]
-    return record
-
-
-def _decoded(record: bytes, id: str) -> Container:
-    try:
-        return records.decode(record)
-    except ValueError as error:
-        raise Internal(f'container "{id}": {error}') from error
-
-
-def _any(value: TypedValue) -> Any:
-    return Any(type_url=value.type_url, value=value.value)
+_FIELDS = {"spec": "spec", "image": "image", "snapshotkey": "snapshot_key"}
+_MUTABLE = ("labels", "extensions", *_FIELDS)
 
 
 def edges(container: Container) -> list[references.Edge]:
@@ -165,9 +34,67 @@ def edges(container: Container) -> list[references.Edge]:
     return found
 
 
-def _refer(connection: sqlite3.Connection, namespace: str, container: Container) -> None:
-    node = references.Node(references.CONTAINERS, container.id)
-    references.replace(connection, namespace, node, edges(container))
+_KIND = Kind(
+    references.CONTAINERS,
+    "container",
+    records.encode,
+    records.decode,
+    records.fields,
+    edges,
+    lambda namespace: f' in namespace "{namespace}"',
+)
+
+
+class Containers:
+    """The store; see the contract for what each method promises."""
+
+    def __init__(self, commits: Commits) -> None:
+        self._commits = commits
+        table = self._table = RecordTable(commits, _KIND)
+        self.get, self.record = table.get, table.record
+        self.records, self.list = table.records, table.list
+
+    async def create(self, namespace: str, container: Container) -> Container:
+        """Creates the record, then publishes /containers/create.
+
+        Raises InvalidArgument, AlreadyExists."""
+        now = time.time_ns()
+        made = _checked(replace(container, created_at=now, updated_at=now))
+        await self._table.insert(namespace, made)
+        runtime = events_pb2.ContainerCreate.Runtime(name=made.runtime.name)
+        if made.runtime.options:
+            runtime.options.CopyFrom(packed(made.runtime.options))
+        event = events_pb2.ContainerCreate(id=made.id, image=made.image, runtime=runtime)
+        self._commits.publish(namespace, "/containers/create", event)
+        return made
+
+    async def update(
+        self, namespace: str, container: Container, fieldpaths: Sequence[str]
+    ) -> Container:
+        """Changes the mutable fields and publishes /containers/update.
+
+        Raises NotFound, InvalidArgument."""
+        if not container.id:
+            raise InvalidArgument("must specify a container id: invalid argument")
+
+        def change(current: Container) -> Container:
+            changed = _changed(current, container, fieldpaths)
+            return _checked(replace(changed, updated_at=time.time_ns()))
+
+        changed = await self._table.change(namespace, container.id, change)
+        event = events_pb2.ContainerUpdate(
+            id=changed.id,
+            image=changed.image,
+            labels=changed.labels,
+            snapshot_key=changed.snapshot_key,
+        )
+        self._commits.publish(namespace, "/containers/update", event)
+        return changed
+
+    async def delete(self, namespace: str, id: str) -> None:
+        """Deletes the record, then publishes /containers/delete. Raises NotFound."""
+        await self._table.remove(namespace, id)
+        self._commits.publish(namespace, "/containers/delete", events_pb2.ContainerDelete(id=id))
 
 
 def _checked(container: Container) -> Container:
@@ -192,28 +119,10 @@ def _changed(current: Container, wanted: Container, fieldpaths: Sequence[str]) -
             raise InvalidArgument("container.snapshotter: field is immutable")
         if current.runtime.name != wanted.runtime.name:
             raise InvalidArgument("container.runtime.name: field is immutable")
-    labels = dict(current.labels)
-    extensions = dict(current.extensions)
-    for path in fieldpaths:
-        if path.startswith(label_rules.LABELS):
-            key = path.removeprefix(label_rules.LABELS)
-            labels[key] = wanted.labels.get(key, "")
-        elif path.startswith(_EXTENSIONS):
-            key = path.removeprefix(_EXTENSIONS)
-            if key in wanted.extensions:
-                extensions[key] = wanted.extensions[key]
-            else:
-                extensions.pop(key, None)
-        elif path == "labels":
-            labels = dict(wanted.labels)
-        elif path == "extensions":
-            extensions = dict(wanted.extensions)
-        elif path == "spec":
-            current = replace(current, spec=wanted.spec)
-        elif path == "image":
-            current = replace(current, image=wanted.image)
-        elif path == "snapshotkey":
-            current = replace(current, snapshot_key=wanted.snapshot_key)
-        else:
-            raise InvalidArgument(f'cannot update "{path}" field on "{current.id}"')
-    return replace(current, labels=labels, extensions=extensions)
+    return masked(
+        current,
+        wanted,
+        fieldpaths,
+        _FIELDS,
+        lambda path: InvalidArgument(f'cannot update "{path}" field on "{current.id}"'),
+    )

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from google.protobuf.any_pb2 import Any
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from protos.containerd.types import types_pb2 as pb
 from supervisord.contracts import filters
 from supervisord.contracts.containers import Runtime
 from supervisord.contracts.sandboxes import Sandbox
-from supervisord.contracts.typed import TypedValue, from_any
+from supervisord.contracts.typed import from_any
 
-_SECOND = 1_000_000_000
+from .record_parts import from_anys, nanoseconds, timestamp, to_any, to_anys
 
 
 def encode(sandbox: Sandbox) -> bytes:
@@ -21,16 +18,13 @@ def encode(sandbox: Sandbox) -> bytes:
     return pb.Sandbox(
         sandbox_id=sandbox.id,
         runtime=pb.Sandbox.Runtime(
-            name=sandbox.runtime.name, options=_any(sandbox.runtime.options)
+            name=sandbox.runtime.name, options=to_any(sandbox.runtime.options)
         ),
-        spec=_any(sandbox.spec),
+        spec=to_any(sandbox.spec),
         labels=sandbox.labels,
-        created_at=_timestamp(sandbox.created_at),
-        updated_at=_timestamp(sandbox.updated_at),
-        extensions={
-            key: Any(type_url=value.type_url, value=value.value)
-            for key, value in sandbox.extensions.items()
-        },
+        created_at=timestamp(sandbox.created_at),
+        updated_at=timestamp(sandbox.updated_at),
+        extensions=to_anys(sandbox.extensions),
         sandboxer=sandbox.sandboxer,
     ).SerializeToString()
 
@@ -43,10 +37,10 @@ def decode(record: bytes) -> Sandbox:
         runtime=Runtime(message.runtime.name, from_any(message.runtime.options)),
         spec=from_any(message.spec),
         labels=dict(message.labels),
-        extensions={key: from_any(value) for key, value in message.extensions.items()},
+        extensions=from_anys(message.extensions),
         sandboxer=message.sandboxer,
-        created_at=message.created_at.seconds * _SECOND + message.created_at.nanos,
-        updated_at=message.updated_at.seconds * _SECOND + message.updated_at.nanos,
+        created_at=nanoseconds(message.created_at),
+        updated_at=nanoseconds(message.updated_at),
     )
 
 
@@ -58,8 +52,9 @@ def parse(record: bytes) -> pb.Sandbox:
         raise ValueError(f"the sandbox record does not parse: {error}") from error
 
 
-def adaptor(message: pb.Sandbox) -> filters.Adaptor:
-    """The fields that a sandbox filter may name."""
+def fields(record: bytes) -> filters.Adaptor:
+    """What a sandbox filter may name. Raises ValueError for a damaged record."""
+    message = parse(record)
 
     def field(path: Sequence[str]) -> tuple[str, bool]:
         if path[0] == "id":
@@ -69,12 +64,3 @@ def adaptor(message: pb.Sandbox) -> filters.Adaptor:
         return "", False
 
     return field
-
-
-def _any(value: TypedValue) -> Any | None:
-    return Any(type_url=value.type_url, value=value.value) if value else None
-
-
-def _timestamp(nanoseconds: int) -> Timestamp:
-    seconds, nanos = divmod(nanoseconds, _SECOND)
-    return Timestamp(seconds=seconds, nanos=nanos)

@@ -148,7 +148,9 @@ async def metadata(
 ) -> AsyncIterator[Metadata]:
     """Stores with a collector that collects only when it is asked to."""
     stores = await opened(tmp_path, events, backend)
-    never = Thresholds(mutation_threshold=0, startup_delay=0, pause_threshold=0.00001)
+    never = Thresholds(
+        deletion_threshold=1 << 30, mutation_threshold=0, startup_delay=0, pause_threshold=0.00001
+    )
     collector = Scheduler(stores.garbage, never)
     stores.attach(collector)
     collector.start()
