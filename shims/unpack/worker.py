@@ -4,7 +4,8 @@ It runs in a fork of the zygote. Descriptors: the blob (a file, or the read end 
 diff the write end of one), the payloads of stream processors that have one, and the write end of
 the result pipe. Arguments::
 
-    operation     "apply" (the default) or "diff" (see diffing)
+    operation     "apply" (the default), "diff" (see diffing), or "inflate" (see inflating; its
+                  second descriptor is the file to write)
     compression   "none", or "auto": decided by the first bytes
     processors    programs that the blob goes through first:
                   [{"media_type", "path", "args", "env", "payload"}]
@@ -41,6 +42,7 @@ from supervisord.linux.openat import syncfs
 from .diffing import diff
 from .extract import Extractor
 from .inflate import Source, chunks
+from .inflating import inflate
 from .paths import Folders
 from .pipeline import Pipeline
 from .processors import Processors
@@ -76,6 +78,8 @@ def _run(
         return apply(arguments, inputs, results)
     if operation == "diff":
         return diff(arguments, inputs[0])
+    if operation == "inflate":
+        return inflate(arguments, inputs[0], inputs[1], results)
     raise InvalidArgument(f"operation: {operation!r} is unknown")
 
 

@@ -7,6 +7,7 @@ import shutil
 from typing import Any
 
 from snapshotters.plugin import ROOT_PATH_HELP, SNAPSHOTTER, root_of, take
+from supervisord.contracts.errors import InvalidArgument
 from supervisord.contracts.plugins import PluginContext, Registration, SkipPlugin
 from supervisord.contracts.sizes import in_bytes
 
@@ -21,6 +22,8 @@ async def _start(context: PluginContext) -> Any:
         raise SkipPlugin("the kernel knows no erofs")
     if shutil.which(MKFS) is None:
         raise SkipPlugin(f"{MKFS} (of erofs-utils) is not installed")
+    if config["dmverity_mode"] not in ("auto", "off"):
+        raise InvalidArgument("dmverity_mode: must be auto or off: dm-verity is not supported")
     size = config["default_size"]
     settings = Settings(
         mount_options=config["ovl_mount_options"],
@@ -28,6 +31,7 @@ async def _start(context: PluginContext) -> Any:
         immutable=config["set_immutable"],
         verity=config["enable_fsverity"],
         mount_layers=config["mount_layers"],
+        mkfs_options=config["mkfs_options"],
     )
     root = root_of(context)
     take(context, root)
@@ -49,6 +53,8 @@ EROFS = Registration(
         "set_immutable": False,
         "default_size": "",
         "mount_layers": True,
+        "mkfs_options": [],
+        "dmverity_mode": "auto",
     },
     config_help={
         "root_path": ROOT_PATH_HELP,
@@ -60,5 +66,7 @@ EROFS = Registration(
         "mount_layers": "Whether layers are mounted once for all, so that clients get plain "
         "overlays; false: clients get each image, for the mount manager or a runtime with a kernel "
         "of its own.",
+        "mkfs_options": "Further options of mkfs.erofs, such as -zlz4hc.",
+        "dmverity_mode": "auto or off: blocks of images are not checked by dm-verity.",
     },
 )

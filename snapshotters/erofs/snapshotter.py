@@ -64,6 +64,7 @@ class Settings:
     ``immutable``, ``verity``: how images are guarded; see the module for ``mount_layers``."""
 
     mount_options: Sequence[str] = ()
+    mkfs_options: Sequence[str] = ()
     size: int = 0
     immutable: bool = False
     verity: bool = False
@@ -319,7 +320,7 @@ class ErofsSnapshotter(DirectorySnapshotter):
             if parent and not row.parent_id:
                 parents = self._database.read(partial(index.chain_of_parent, parent=parent))
                 await asyncio.to_thread(self._inherit, row.id, parents)
-            await image.build(self._tree(row.id), target)
+            await image.build(self._tree(row.id), target, self._settings.mkfs_options)
 
     async def _convert_file(self, id: int, writable: str, target: str) -> None:
         """Of what is in ``upper`` of a writable layer that is a file system of its own."""
@@ -330,7 +331,8 @@ class ErofsSnapshotter(DirectorySnapshotter):
         try:
             upper = f"{place}/upper"
             there = await asyncio.to_thread(os.path.isdir, upper)
-            await image.build(upper if there else self._tree(id), target)
+            tree = upper if there else self._tree(id)
+            await image.build(tree, target, self._settings.mkfs_options)
         finally:
             await asyncio.to_thread(unmount_all, place)
 

@@ -40,7 +40,6 @@ PLUGINS: Mapping[str, str] = {
     "io.containerd.monitor.task.v1.cgroups": "metrics follow [metrics]",
     "io.containerd.monitor.container.v1.restart": "nothing is restarted by the daemon",
     "io.containerd.runtime.v1.linux": "shims of the first generation are not driven",
-    "io.containerd.differ.v1.erofs": "there is no such differ",
     "io.containerd.podsandbox.controller.v1.podsandbox": "there is no CRI service yet",
     **{
         f"io.containerd.snapshotter.v1.{name}": "there is no such snapshotter"
@@ -54,6 +53,9 @@ PLUGINS: Mapping[str, str] = {
 """Plugins by uri, each with why its table has no effect."""
 
 PLUGIN_KEYS: Mapping[str, str] = {
+    "io.containerd.differ.v1.erofs.enable_tar_index": "the snapshotter makes images at commit",
+    "io.containerd.differ.v1.erofs.mkfs_options": "the snapshotter makes images at commit",
+    "io.containerd.snapshotter.v1.erofs.layer_content_caches": "images lie in snapshots",
     "io.containerd.metadata.v1.sqlite.no_sync": "what a client was told is on the disk",
     "io.containerd.runtime.v2.task.platforms": "containers are of this machine's platform",
     "io.containerd.runtime.v2.task.socket_dir": "sockets of shims lie below state",

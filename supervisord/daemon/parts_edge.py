@@ -88,8 +88,8 @@ async def _diff(context: PluginContext) -> Any:
     from supervisord.services.diff import DiffService
 
     descriptor = diff_pb2.DESCRIPTOR.services_by_name["Diff"]
-    differs, sync_fs = context.get(SERVICE, "diff-service")
-    return GrpcService(descriptor, DiffService(differs, sync_fs=sync_fs))
+    differ, sync_fs = context.get(SERVICE, "diff-service")
+    return GrpcService(descriptor, DiffService(differ, sync_fs=sync_fs))
 
 
 async def _tasks(context: PluginContext) -> Any:

@@ -243,13 +243,24 @@ async def _walking(context: PluginContext) -> Any:
     return differ if mounts is None else Activated(differ, mounts)
 
 
+async def _erofs(context: PluginContext) -> Any:
+    from supervisord.diff.erofs import ErofsDiffer
+
+    if context.config["enable_dmverity"]:
+        raise InvalidArgument("enable_dmverity: dm-verity is not supported")
+    content, workers = context.get(METADATA).content, context.get(INTERNAL, "zygote")
+    return ErofsDiffer(content, workers, limit=context.config["layer_limit"])
+
+
 async def _diff_service(context: PluginContext) -> Any:
+    from supervisord.diff.turns import Turns
+
     differs = context.all(DIFFER)
     wanted = context.config["default"]
     missing = [name for name in wanted if name not in differs]
     if missing:
         raise NotFound(f"differ {missing[0]} (of io.containerd.differ.v1) did not start")
-    return [differs[name] for name in wanted], context.config["sync_fs"]
+    return Turns([differs[name] for name in wanted]), context.config["sync_fs"]
 
 
 async def _tasks_service(context: PluginContext) -> Any:
@@ -381,6 +392,17 @@ REGISTRATIONS = (
             "stream_processors": "Programs for other media types, by id: see docs/layers.md.",
         },
     ),
+    Registration(
+        DIFFER,
+        "erofs",
+        _erofs,
+        (METADATA, INTERNAL),
+        config={"layer_limit": 1 << 40, "enable_dmverity": False},
+        config_help={
+            "layer_limit": "Most bytes of an uncompressed image; 0 for any.",
+            "enable_dmverity": "Refused when true: blocks of images are not checked by dm-verity.",
+        },
+    ),
     Registration(TTRPC, "events", _ttrpc_events, (EVENT,)),
     Registration(SERVICE, "introspection-service", _introspection_service),
     Registration(SERVICE, "containers-service", _containers_service, (METADATA, GC)),
@@ -393,7 +415,7 @@ REGISTRATIONS = (
         "diff-service",
         _diff_service,
         (DIFFER,),
-        config={"default": ["walking"], "sync_fs": False},
+        config={"default": ["erofs", "walking"], "sync_fs": False},
         config_help={
             "default": "Differs in the order in which they are asked.",
             "sync_fs": "Whether an applied layer is flushed to the disk before the call ends.",

@@ -38,7 +38,7 @@ async def _transfers(context: PluginContext) -> Any:
         name: Target(name, service, _REBASE in abilities.get(name, ()), name in _OVERLAYS)
         for name, service in metadata.snapshots.items()
     }
-    (differ, *_), _ = context.get(SERVICE, "diff-service")
+    differ, _ = context.get(SERVICE, "diff-service")
     unpacker = Unpacker(
         metadata.content,
         differ,

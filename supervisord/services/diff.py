@@ -1,24 +1,20 @@
-"""containerd.services.diff.v1: the differs in their configured order of preference."""
+"""containerd.services.diff.v1: layers applied to mounts, and computed from them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from protos.containerd.services.diff.v1 import diff_pb2 as pb
 from supervisord.contracts.diff import ApplyOptions, Differ, DiffOptions
-from supervisord.contracts.errors import Unimplemented
 from supervisord.contracts.identifiers import check_digest, check_media_type
-from supervisord.contracts.images import Descriptor
 
 from .call import Call
 from .wire import from_descriptor, from_mounts, nanoseconds, required, to_descriptor, typed_map
 
 
 class DiffService:
-    """Asks each differ in turn until one does not answer Unimplemented."""
+    """Hands requests to the differ."""
 
-    def __init__(self, differs: Sequence[Differ], *, sync_fs: bool) -> None:
-        self._differs = differs
+    def __init__(self, differ: Differ, *, sync_fs: bool) -> None:
+        self._differ = differ
         self._sync_fs = sync_fs
 
     async def apply(self, call: Call, request: pb.ApplyRequest) -> pb.ApplyResponse:
@@ -28,15 +24,8 @@ class DiffService:
         check_media_type(layer.media_type, "diff.media_type")
         mounts = from_mounts(request.mounts)
         options = ApplyOptions(typed_map(request.payloads), request.sync_fs or self._sync_fs)
-        refusal = Unimplemented(f"no differ applies media type {layer.media_type!r}")
-        for differ in self._differs:
-            try:
-                applied = await differ.apply(call.scope, layer, mounts, options)
-            except Unimplemented as error:
-                refusal = error
-            else:
-                return pb.ApplyResponse(applied=to_descriptor(applied))
-        raise refusal
+        applied = await self._differ.apply(call.scope, layer, mounts, options)
+        return pb.ApplyResponse(applied=to_descriptor(applied))
 
     async def diff(self, call: Call, request: pb.DiffRequest) -> pb.DiffResponse:
         epoch = None
@@ -46,12 +35,5 @@ class DiffService:
         if options.media_type:
             check_media_type(options.media_type, "media_type")
         lower, upper = from_mounts(request.left), from_mounts(request.right)
-        refusal = Unimplemented(f"no differ writes media type {options.media_type!r}")
-        for differ in self._differs:
-            try:
-                layer: Descriptor = await differ.diff(call.scope, lower, upper, options)
-            except Unimplemented as error:
-                refusal = error
-            else:
-                return pb.DiffResponse(diff=to_descriptor(layer))
-        raise refusal
+        layer = await self._differ.diff(call.scope, lower, upper, options)
+        return pb.DiffResponse(diff=to_descriptor(layer))
