@@ -250,6 +250,7 @@ class Snapshots:
                 if not target:
                     raise Unknown(f"unexpected error from snapshotter: {error}") from error
                 await self._adopt(scope, target, parent, below, kept)
+                await self._undo(backend)  # some keep what they had begun to make
                 raise AlreadyExists(
                     f'target snapshot "{target}" from snapshotter: already exists'
                 ) from error
@@ -322,6 +323,8 @@ class Snapshots:
         """Removes what has no row. If that fails too, recovery finds it at the next start."""
         try:
             await self._backend.remove(backend)
+        except NotFound:
+            log.debug("%s: nothing of %r to clean up", self.name, backend)
         except (Error, OSError) as error:
             log.error("%s: could not clean up %r: %s", self.name, backend, error)
 

@@ -18,6 +18,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from protos.containerd.services.snapshots.v1 import snapshots_pb2 as pb
+from supervisord.contracts.errors import NotFound
 from supervisord.contracts.snapshots import Info, Mount, Usage
 from supervisord.services.snapshot_wire import from_info, to_info
 from supervisord.services.wire import from_mounts
@@ -114,9 +115,12 @@ class ProxySnapshotter:
             method, request, pb.ListSnapshotsResponse, self._seconds, self._headers("")
         )
         async with aclosing(batches):
-            async for batch in batches:
-                for info in batch.info:
-                    yield from_info(info)
+            try:
+                async for batch in batches:
+                    for info in batch.info:
+                        yield from_info(info)
+            except NotFound:  # so says a store of containerd's that never had a snapshot
+                return
 
     async def cleanup(self) -> None:
         await self._call("Cleanup", "", pb.CleanupRequest(snapshotter=self._name), Empty)

@@ -10,11 +10,16 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.conformance.daemons import REPOSITORY
+from tests.conformance.ctr import Ctr
+from tests.conformance.daemons import REPOSITORY, Daemon, remove_cgroups
+from tests.conformance.fixtures import IMAGE
+
+NAMESPACE = f"sdproxy-{uuid.uuid4().hex[:8]}"
 
 
 class Proxy:
@@ -96,6 +101,7 @@ class Stargz(Proxy):
     """containerd's stargz-snapshotter, where it is installed."""
 
     program = shutil.which("containerd-stargz-grpc")
+    client = shutil.which("ctr-remote")
 
     def __init__(self) -> None:
         super().__init__("stargz")
@@ -116,3 +122,34 @@ def served(snapshotter: str, *arguments: str) -> Iterator[Proxy]:
         yield proxy
     finally:
         proxy.close()
+
+
+@contextmanager
+def running(daemon: Daemon, config: str) -> Iterator[Ctr]:
+    """The daemon with that configuration, and ``ctr`` in a namespace that is emptied."""
+    daemon.more = config
+    try:
+        daemon.start()
+        yield Ctr(daemon.address, NAMESPACE)
+    finally:
+        daemon.close()
+        remove_cgroups(f"/{NAMESPACE}")
+
+
+def run_and_remove(ctr: Ctr, snapshotter: str, image_tar: Path) -> None:
+    """Imports the image with the snapshotter, runs containers on it, and removes everything."""
+    words = ["--snapshotter", snapshotter]
+    ctr("images", "import", *words, str(image_tar))
+    kinds = {row[0]: row[-1] for row in ctr("snapshots", *words, "ls").rows()}
+    assert len(kinds) == 3
+    assert set(kinds.values()) == {"Committed"}
+    script = "echo in >/new && cat /new && rm /etc/passwd && ls /etc"
+    assert ctr("run", "--rm", *words, IMAGE, "first", "sh", "-c", script).out.startswith("in\n")
+    ctr("run", *words, IMAGE, "kept", "sh", "-c", "echo kept >/file; rm /etc/passwd")
+    assert "Active" in ctr("snapshots", *words, "info", "kept").out
+    usage = ctr("snapshots", *words, "usage", "-b", "kept").rows()[0]
+    assert int(usage[2]) >= 2
+    assert ctr("run", "--rm", *words, IMAGE, "again", "cat", "/etc/passwd").out.startswith("root:")
+    ctr("containers", "rm", "kept")
+    ctr("images", "rm", "--sync", IMAGE)
+    assert ctr("snapshots", *words, "ls").rows() == []

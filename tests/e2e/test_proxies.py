@@ -7,9 +7,6 @@ import stat
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -19,44 +16,12 @@ from protos.containerd.services.diff.v1 import diff_pb2
 from protos.containerd.services.introspection.v1 import introspection_pb2, introspection_pb2_grpc
 from protos.containerd.services.snapshots.v1 import snapshots_pb2
 from tests.conformance.ctr import Ctr
-from tests.conformance.daemons import KINDS, Containerd, Daemon, Supervisord, remove_cgroups
+from tests.conformance.daemons import KINDS, Containerd, Daemon, Supervisord
 from tests.conformance.fixtures import IMAGE
 from tests.conformance.wire import Wire
-from tests.e2e.proxies import Proxy, Stargz, served
+from tests.e2e.proxies import NAMESPACE, Proxy, run_and_remove, running, served
 
 Code = grpc.StatusCode
-NAMESPACE = f"sdproxy-{uuid.uuid4().hex[:8]}"
-
-
-@contextmanager
-def running(daemon: Daemon, config: str) -> Iterator[Ctr]:
-    """The daemon with that configuration, and ``ctr`` in a namespace that is emptied."""
-    daemon.more = config
-    try:
-        daemon.start()
-        yield Ctr(daemon.address, NAMESPACE)
-    finally:
-        daemon.close()
-        remove_cgroups(f"/{NAMESPACE}")
-
-
-def run_and_remove(ctr: Ctr, snapshotter: str, image_tar: Path) -> None:
-    """Imports the image with the snapshotter, runs containers on it, and removes everything."""
-    words = ["--snapshotter", snapshotter]
-    ctr("images", "import", *words, str(image_tar))
-    kinds = {row[0]: row[-1] for row in ctr("snapshots", *words, "ls").rows()}
-    assert len(kinds) == 3
-    assert set(kinds.values()) == {"Committed"}
-    script = "echo in >/new && cat /new && rm /etc/passwd && ls /etc"
-    assert ctr("run", "--rm", *words, IMAGE, "first", "sh", "-c", script).out.startswith("in\n")
-    ctr("run", *words, IMAGE, "kept", "sh", "-c", "echo kept >/file; rm /etc/passwd")
-    assert "Active" in ctr("snapshots", *words, "info", "kept").out
-    usage = ctr("snapshots", *words, "usage", "-b", "kept").rows()[0]
-    assert int(usage[2]) >= 2
-    assert ctr("run", "--rm", *words, IMAGE, "again", "cat", "/etc/passwd").out.startswith("root:")
-    ctr("containers", "rm", "kept")
-    ctr("images", "rm", "--sync", IMAGE)
-    assert ctr("snapshots", *words, "ls").rows() == []
 
 
 # Ours, in both daemons ----------------------------------------------------------------------
@@ -100,14 +65,6 @@ def until_reached(ctr: Ctr, kind: str) -> None:
 
 
 # Those of others, in ours -------------------------------------------------------------------
-
-
-def test_ours_drives_that_of_stargz(image_tar: Path) -> None:
-    """Where it is installed: Debian's package has its client only."""
-    if Stargz.program is None:
-        pytest.skip("containerd-stargz-grpc is not installed")
-    with served("stargz") as proxy, running(Supervisord(), proxy.table("far")) as ctr:
-        run_and_remove(ctr, "far", image_tar)
 
 
 def test_containerd_is_a_snapshotter_for_ours(image_tar: Path) -> None:

@@ -132,6 +132,29 @@ async def test_what_another_namespace_has_is_not_removed(
     assert backend.snapshots == {}
 
 
+async def test_what_was_begun_for_a_target_is_taken_back(
+    stores: Metadata, store: Snapshots, backend: Sharing
+) -> None:
+    """As stargz does it: what it mounted under the key stays when the target is there already."""
+
+    class Leaving(Sharing):
+        async def prepare(
+            self, key: str, parent: str, labels: Mapping[str, str]
+        ) -> Sequence[Mount]:
+            mounts = await MemorySnapshotter.prepare(self, key, parent, labels)
+            for info in self.snapshots.values():
+                if info.kind is Kind.COMMITTED and info.labels.get(REF) == labels.get(REF):
+                    raise AlreadyExists("found the target")
+            return mounts
+
+    store._backend = leaving = Leaving()
+    await store.prepare(ONE, "tmp", "", labelled("base"))
+    await store.commit(ONE, "base", "tmp", labelled("base"))
+    with pytest.raises(AlreadyExists):
+        await store.prepare(TWO, "tmp", "", labelled("base"))
+    assert [info.kind for info in leaving.snapshots.values()] == [Kind.COMMITTED]
+
+
 async def test_a_target_that_the_snapshotter_has_not_after_all(
     store: Snapshots, backend: Sharing
 ) -> None:
