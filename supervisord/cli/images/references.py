@@ -14,14 +14,15 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DIGEST = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[0-9a-fA-F]{32,}")
 
 
-def normalize(name: str) -> str:
+def normalize(name: str, default: str = "") -> str:
     """The full form of a docker name: ``alpine`` is ``docker.io/library/alpine:latest``.
+    ``default`` is another registry for names without one.
 
     Raises CliError for what cannot be a reference."""
     rest, at, digest = name.partition("@")
     domain, slash, path = rest.partition("/")
     if not slash or not (domain == "localhost" or "." in domain or ":" in domain):
-        domain, path = _DOMAIN, rest
+        domain, path = default or _DOMAIN, rest
     if domain == "index.docker.io":
         domain = _DOMAIN
     path, colon, tag = path.partition(":")

@@ -1,4 +1,4 @@
-"""``sctl images``: import, export, list, check, tag, label, mount, unmount, inspect, remove."""
+"""``sctl images``: list, check, inspect, names, archives, mounts; it declares registries, too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from ..values import label_change, labels_of, require
 
 def register(noun: Noun) -> None:
     """Declares the verbs."""
+    from ..images import branches, registries
+
+    registries.register(noun)
     _register_archives(noun)
+    branches.register(noun)
     verb = noun.verb("ls", list_images, "list images", ["list"])
     verb.add_argument("filters", nargs="*", metavar="FILTER", help="such as name~=busybox")
     quiet_flag(verb, "names")
