@@ -37,6 +37,9 @@ async def _start(context: PluginContext) -> Any:
     take(context, root)
     snapshotter = await ErofsSnapshotter.open(root, settings)
     context.on_close(snapshotter.close)
+    context.capability("only-remap-ids")
+    if snapshotter.remaps_ids:
+        context.capability("remap-ids")
     if not settings.size:  # whiteouts become marks in a folder of the disk only
         context.capability("rebase")
     return snapshotter

@@ -1,10 +1,12 @@
-"""Whether this kernel has erofs; asked once, at the start."""
+"""What this kernel can do with erofs; asked once, at the start."""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
+
+from snapshotters.overlayfs.probe import kernel
 
 
 def supported() -> bool:
@@ -14,3 +16,9 @@ def supported() -> bool:
         return True
     modules = Path("/lib/modules") / os.uname().release
     return any(modules.glob("kernel/fs/erofs/erofs.ko*"))
+
+
+def maps_ids() -> bool:
+    """Whether layers can have their owners mapped: each is a mount of its own, and overlayfs takes
+    those by descriptors only."""
+    return kernel() >= (6, 15)

@@ -44,6 +44,7 @@ from supervisord.sqlite.database import Database
 
 from . import image
 from .layers import Layers
+from .probe import maps_ids
 from .stacking import MAX_SIZE_LABEL, Stack, described, plain
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ _BLOCK = 512
 @dataclass(frozen=True, slots=True)
 class Settings:
     """``mount_options``: of overlays; ``size``: bytes of the writable layer, 0 for a directory;
-    ``immutable``, ``verity``: how images are guarded; see the module for ``mount_layers``."""
+    ``immutable``, ``verity``: how images are guarded; see the module for ``mount_layers``;
+    ``remap_ids`` turns the id mapping labels into mount options (None: where the kernel can)."""
 
     mount_options: Sequence[str] = ()
     mkfs_options: Sequence[str] = ()
@@ -69,7 +71,7 @@ class Settings:
     immutable: bool = False
     verity: bool = False
     mount_layers: bool = True
-    remap_ids: bool = False
+    remap_ids: bool | None = None
     sync_remove: bool = False
 
 
@@ -79,6 +81,7 @@ class ErofsSnapshotter(DirectorySnapshotter):
     def __init__(self, root: Path, database: Database, settings: Settings) -> None:
         super().__init__(root, database, sync_remove=settings.sync_remove)
         self._settings = settings
+        self.remaps_ids = bool(settings.remap_ids)
         self._layers = Layers(self._folder)
         self._keys = KeyedLock()
         self._conversions = asyncio.Semaphore(_CONVERSIONS)
@@ -203,7 +206,9 @@ class ErofsSnapshotter(DirectorySnapshotter):
             above = image.root_of(self._image(parents[0]))
             owner, mode = (above.uid, above.gid), above.mode
         if idmap.mapped(labels):
-            owner = idmap.owner(labels, *owner)
+            there = idmap.owner(labels, *owner)
+            if parents or not self.remaps_ids:  # else the mount maps this folder itself
+                owner = there
         for path, wanted in ((folder, 0o700), (tree, _FS_MODE)):
             _mkdir(path, wanted)
         if kind == Kind.ACTIVE:
@@ -245,7 +250,7 @@ class ErofsSnapshotter(DirectorySnapshotter):
             work=f"{self._path(chain.id)}/work",
             writable=f"{self._path(chain.id)}/{_WRITABLE}",
             size=self._size(chain.labels) if chain.kind == Kind.ACTIVE else 0,
-            options=idmap.options(chain.labels) if self._settings.remap_ids else [],
+            options=idmap.options(chain.labels) if self.remaps_ids else [],
             more=self._settings.mount_options,
         )
         if stack.size or not self._settings.mount_layers:
@@ -371,4 +376,5 @@ def _make_root(root: Path, settings: Settings) -> Settings:
         raise FailedPrecondition(f"fsverity is not supported on the filesystem of {str(root)!r}")
     options = tuple(settings.mount_options)
     added = () if settings.size else overlay_options(str(root), options)
-    return replace(settings, mount_options=(*options, *added))
+    remaps = maps_ids() if settings.remap_ids is None else settings.remap_ids
+    return replace(settings, mount_options=(*options, *added), remap_ids=remaps)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from snapshotters.overlayfs.probe import kernel
 from tests.conformance.ctr import Ctr
 from tests.conformance.daemons import Supervisord, remove_cgroups
 from tests.conformance.fixtures import IMAGE
@@ -61,3 +62,20 @@ def test_snapshots_are_kept_through_a_restart(served: Supervisord, snapshotter: 
     assert sctl("snapshots", "--snapshotter", snapshotter, "usage", "kept").out == usage
     sctl("containers", "rm", "kept")
     assert "kept" not in sctl("snapshots", "--snapshotter", snapshotter, "ls").out
+
+
+@pytest.mark.parametrize("snapshotter", ["erofs"])
+def test_user_namespaces_see_the_image_as_their_own(served: Supervisord, snapshotter: str) -> None:
+    if kernel() < (6, 15):
+        pytest.skip("this kernel has no id-mapped layers")
+    for folder in Path(served.address).parents:
+        folder.chmod(folder.stat().st_mode | 1)
+    for folder in (served.root, *served.root.parents[:5]):
+        folder.chmod(folder.stat().st_mode | 1)
+    sctl = Sctl(served.address, NAMESPACE)
+    maps = ["--uidmap", "0:100000:65536", "--gidmap", "0:200000:65536", "--remap-labels"]
+    script = "stat -c %u:%g / /bin/busybox && echo mine >/bin/mine && stat -c %u:%g /bin/mine"
+    words = ["run", "--rm", "--snapshotter", snapshotter, *maps, IMAGE, "mapped"]
+    assert sctl(*words, "/bin/busybox", "sh", "-c", script).out == "0:0\n" * 3
+    words = ["run", "--rm", "--snapshotter", snapshotter, IMAGE, "plain"]
+    assert sctl(*words, "stat", "-c", "%u:%g", "/bin/busybox").out == "0:0\n"

@@ -62,6 +62,7 @@ async def erofs(opener: Opener) -> AsyncIterator[ErofsSnapshotter]:
         yield opened
 
 
+@pytest.mark.blocks("a program is started for each layer, which waits until it has a processor")
 class TestErofs(SnapshotterSuite):
     renames_lower_directories = False
     commit_keeps_usage = False
