@@ -16,6 +16,7 @@ from supervisord.contracts.scope import Scope
 from . import labels as label_rules
 from . import references
 from .commits import ensure_namespace
+from .removals import note_blob
 
 _SHAREABLE = "containerd.io/namespace.shareable"
 _COLUMNS = "digest, size, labels, created_at, updated_at"
@@ -214,7 +215,7 @@ def begin(
     ensure_namespace(connection, scope.namespace)
     node = references.Node(references.INGESTS, fresh.ref)
     leased = references.hold(connection, scope, node)
-    row = ingest(connection, scope.namespace, fresh.ref)
+    before = row = ingest(connection, scope.namespace, fresh.ref)
     if row is None:
         row = fresh
         expires_at = None if leased else expires
@@ -240,6 +241,7 @@ def begin(
     target = references.Node(references.CONTENT, row.expected)
     edges = [references.Edge(node, target)] if row.expected else []
     references.replace(connection, scope.namespace, node, edges)
+    _let_go(connection, before)
     return row
 
 
@@ -252,14 +254,25 @@ def _taken_up(row: IngestRow, fresh: IngestRow) -> IngestRow:
 
 
 def delete_ingest(connection: sqlite3.Connection, namespace: str, ref: str) -> None:
-    """Deletes a row with its edges; the caller sees to the file."""
+    """Deletes a row with its edges; the caller sees to the file. A blob that only stood for the
+    ingest any more goes too."""
+    before = ingest(connection, namespace, ref)
     connection.execute("DELETE FROM ingests WHERE namespace = ? AND ref = ?", (namespace, ref))
     references.drop(connection, namespace, references.Node(references.INGESTS, ref))
+    _let_go(connection, before)
 
 
 def forget_expected(connection: sqlite3.Connection, namespace: str, ref: str) -> None:
     """The ingest has bytes of its own now."""
+    before = ingest(connection, namespace, ref)
     connection.execute(
         "UPDATE ingests SET expected = '' WHERE namespace = ? AND ref = ?", (namespace, ref)
     )
     references.drop(connection, namespace, references.Node(references.INGESTS, ref))
+    _let_go(connection, before)
+
+
+def _let_go(connection: sqlite3.Connection, before: IngestRow | None) -> None:
+    """Of the blob that stood for an ingest: its own namespace may have deleted it meanwhile."""
+    if before is not None and before.expected:
+        note_blob(connection, before.expected)

@@ -163,6 +163,7 @@ class ContentWriter:
         except BaseException:
             await ingest.close()
             raise
+        self._parts.removals.poke()  # its own namespace may have deleted the blob meanwhile
         self._row = replace(row, expected="")
         return ingest
 

@@ -17,6 +17,7 @@ from supervisord.contracts.namespaces import Namespace
 
 from . import labels as label_rules
 from .commits import Commits, ensure_namespace
+from .removals import note_blob
 from .rows import readable
 
 _FIELD = "namespace.labels"
@@ -105,8 +106,14 @@ class Namespaces:
                 " WHERE namespace = ?",
                 (name,),
             )
+            standing = connection.execute(
+                "SELECT DISTINCT expected FROM ingests WHERE namespace = ? AND expected != ''",
+                (name,),
+            ).fetchall()
             for table in ("leases", "ingests", "refs", "conditions"):
                 connection.execute(f"DELETE FROM {table} WHERE namespace = ?", (name,))  # noqa: S608
+            for (digest,) in standing:
+                note_blob(connection, digest)
             connection.execute("DELETE FROM namespaces WHERE name = ?", (name,))
 
         await self._commits.write(remove, deleted=True)

@@ -451,3 +451,31 @@ async def test_a_blob_of_another_size_than_its_row_is_damaged(
         await metadata.content.read_blob(SCOPE, digest)
     assert (await metadata.content.info(SCOPE, digest)).size == 5
     await metadata.content.delete(SCOPE, digest)
+
+
+@pytest.mark.parametrize("end", ["abort", "write", "total", "namespace", "expire"])
+async def test_a_blob_that_only_stood_for_an_ingest_goes_with_it(
+    metadata: Metadata, tmp_path: Path, end: str
+) -> None:
+    content, name = metadata.content, sha(b"shared")
+    digest = await add_blob(metadata, b"shared")
+    writer = await content.writer(OTHER, "r", expected=digest)
+    await content.delete(SCOPE, digest)
+    await metadata.garbage.sweep()
+    path = tmp_path / "content" / "blobs" / "sha256" / name[7:]
+    assert path.exists(), "the ingest stands on it"
+    if end == "write":
+        await writer.write(b"!")
+    await writer.close()
+    if end == "abort":
+        await content.abort(OTHER, "r")
+    elif end == "total":
+        await (await content.writer(OTHER, "r", total=1)).close()
+    elif end == "namespace":
+        await metadata.namespaces.delete("other")
+    elif end == "expire":
+        await metadata.database.write(
+            lambda c: c.execute("UPDATE ingests SET expires_at = 1").rowcount
+        )
+    await metadata.garbage.sweep()
+    assert not path.exists()
