@@ -25,6 +25,7 @@ import pytest
 from protos.containerd.services.introspection.v1 import introspection_pb2, introspection_pb2_grpc
 from protos.containerd.services.version.v1 import version_pb2_grpc
 from protos.containerd.types import types_pb2
+from protos.supervisord.gc.v1 import gc_pb2, gc_pb2_grpc
 from tests import leaks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -205,6 +206,53 @@ def test_the_runtime_tells_its_features(box: Box) -> None:
         request.id = "none"
         with pytest.raises(grpc.RpcError, match="not found"):
             stub.PluginInfo(request, timeout=10)
+    assert box.stop() == 0
+
+
+def test_what_a_package_keeps_takes_part_in_collections(box: Box) -> None:
+    path = box.package(
+        "tunnels",
+        "tunnels = tunnels:REGISTRATION",
+        """
+        from supervisord.contracts.collectible import Collectible
+        from supervisord.contracts.plugins import Registration
+
+        class Tunnels:
+            kind = "tunnel"
+
+            def __init__(self):
+                self.open = {"idle": Collectible("ns", "idle"),
+                             "busy": Collectible("ns", "busy", active=True)}
+
+            def resources(self):
+                return list(self.open.values())
+
+            async def collect(self, resource):
+                del self.open[resource.key]
+
+        async def start(context):
+            tunnels = Tunnels()
+            context.get("io.containerd.metadata.v1").garbage.attach(tunnels)
+            return tunnels
+
+        METADATA = ("io.containerd.metadata.v1",)
+        REGISTRATION = Registration("io.example.tunnel.v1", "tunnels", start, METADATA)
+        """,
+    )
+    slow = "[plugins.'io.containerd.gc.v1.scheduler']\nstartup_delay = '1h'\n"
+    box.start(box.config(slow), PYTHONPATH=path)
+    box.wait_ready()
+    metadata = (("containerd-namespace", "ns"),)
+    with grpc.insecure_channel(f"unix:{box.address}") as channel:
+        stub = gc_pb2_grpc.GCStub(channel)
+        (part,) = stub.Preview(gc_pb2.PreviewRequest(), timeout=10)
+        assert [(d.namespace, d.type, d.id) for d in part.doomed] == [("ns", "tunnel", "idle")]
+        assert dict(stub.Collect(gc_pb2.CollectRequest(), timeout=10).records) == {"tunnel": 1}
+        request = gc_pb2.ExplainRequest(id="busy")
+        (answer,) = stub.Explain(request, metadata=metadata, timeout=10).explanations
+        assert [link.reason for chain in answer.chains for link in chain.links] == ["in use"]
+        with pytest.raises(grpc.RpcError, match="nothing in namespace"):
+            stub.Explain(gc_pb2.ExplainRequest(id="idle"), metadata=metadata, timeout=10)
     assert box.stop() == 0
 
 
