@@ -6,6 +6,7 @@ theirs. A committed snapshot keeps its id, because its files do. Called in threa
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import os
 import threading
@@ -13,6 +14,7 @@ import threading
 from supervisord.contracts.snapshots import Usage
 from supervisord.linux import quota
 
+_BLOCK = 512
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -61,8 +63,9 @@ class Projects:
             if project is not None:
                 heapq.heappush(self._free, project)
 
-    def usage(self, tree: str) -> Usage | None:
-        """What is counted with a folder; None where it is not counted. Raises OSError."""
+    def usage(self, tree: str, *others: str) -> Usage | None:
+        """What a folder takes, without the small ones that are counted with it; None where it is
+        not counted. Raises OSError."""
         with self._guard:
             project = self._of.get(tree)
         if project is None:
@@ -72,6 +75,9 @@ class Projects:
             size, inodes = quota.project_usage(fd, project)
         finally:
             os.close(fd)
+        for other in others:
+            beside = _alone(other)
+            size, inodes = size - beside.size, inodes - beside.inodes
         return Usage(size=size, inodes=inodes)
 
     def _take(self) -> int:
@@ -79,3 +85,20 @@ class Projects:
             return heapq.heappop(self._free)
         self._next += 1
         return self._next - 1
+
+
+def _alone(folder: str) -> Usage:
+    """Of what is in ``folder`` and nowhere else: the kernel keeps a whiteout in its work folder and
+    links it into the snapshot."""
+    blocks, inodes, folders = os.lstat(folder).st_blocks, 1, [folder]
+    while folders:
+        with contextlib.suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                found = entry.stat(follow_symlinks=False)
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if is_folder:
+                    folders.append(entry.path)
+                if is_folder or found.st_nlink == 1:
+                    blocks += found.st_blocks
+                    inodes += 1
+    return Usage(size=blocks * _BLOCK, inodes=inodes)

@@ -150,10 +150,10 @@ class OverlaySnapshotter(DirectorySnapshotter):
 
     def _counted(self, row: index.Row) -> Usage:
         if self._projects is not None:
-            counted = self._projects.usage(self._tree(row.id))
+            work = f"{self._path(row.id)}/work"
+            counted = self._projects.usage(self._tree(row.id), work)
             if counted is not None:
-                work = disk_usage(f"{self._path(row.id)}/work")
-                return Usage(counted.size - work.size, counted.inodes - work.inodes)
+                return counted
         return disk_usage(self._tree(row.id))
 
     async def _remove_tree(self, name: str) -> None:

@@ -22,11 +22,11 @@ SCRIPT = "/machine.sh"
 
 _PROGRAMS = (
     "busybox runc crun criu ctr tar gzip true ip iptables iptables-restore iptables-save "
-    "ip6tables ip6tables-restore ip6tables-save"
+    "ip6tables ip6tables-restore ip6tables-save mkfs.ext4 mkfs.xfs"
 ).split()
 _MODULES = (
     "virtio_pci virtio_blk overlay netlink_diag unix_diag tcp_diag udp_diag af_packet_diag "
-    "nf_tables nf_conntrack_netlink tun veth"
+    "nf_tables nf_conntrack_netlink tun veth loop quota_v2 xfs"
 ).split()
 _NEEDLESS = frozenset(
     "test idlelib lib2to3 ensurepip tkinter turtledemo pydoc_data distutils site-packages "

@@ -1,4 +1,4 @@
-"""Control groups of version 2 alone, and checkpoints, on a kernel that has them: in a machine.
+"""Control groups of version 2 alone, checkpoints, and an older kernel's mounts: in a machine.
 
 The tests themselves are in ``inside``; they run once, in a machine that is made of this one, and
 each is reported here under its own name.
@@ -20,7 +20,7 @@ import pytest
 from . import image, machine
 from .inside.conftest import MARK
 
-INSIDE = "tests/e2e/vm/inside/test_unified.py"
+INSIDE = ("tests/e2e/vm/inside/test_unified.py", "tests/e2e/vm/inside/test_storage.py")
 SECONDS = 900.0
 _OPTIONS = (
     "-q --tb=short -p no:cacheprovider -c /dev/null --rootdir . --confcutdir tests/e2e/vm/inside"
@@ -37,7 +37,8 @@ class Run:
 
 def names() -> list[str]:
     """The tests inside; one that has parameters is reported as a whole."""
-    return re.findall(r"^def (test_\w+)", (image.REPOSITORY / INSIDE).read_text(), re.MULTILINE)
+    texts = [(image.REPOSITORY / path).read_text() for path in INSIDE]
+    return re.findall(r"^def (test_\w+)", "\n".join(texts), re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def run() -> Run:
     script = (
         f"cd {image.REPOSITORY}\n"
         "export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1\n"
-        f"{sys.executable} -m pytest {_OPTIONS} {INSIDE}\n"
+        f"{sys.executable} -m pytest {_OPTIONS} {' '.join(INSIDE)}\n"
     )
     reports: dict[str, list[dict[str, Any]]] = {}
     output: list[str] = []
