@@ -19,7 +19,7 @@ from .header import BLOCK, ZERO, Entry, Sparse, number, parse_block, parse_recor
 from .stream import ByteStream
 
 MAX_SPECIAL = 1 << 20
-MAX_SPARSE = 1 << 20
+MAX_SPARSE = 1 << 18
 
 _XATTR = b"SCHILY.xattr."
 _LIBARCHIVE = b"LIBARCHIVE.xattr."

@@ -181,3 +181,54 @@ def test_folders_deeper_than_any_stack(apply: Apply, root: Path) -> None:
     assert "error" not in apply(archive(member(deep + "f", b"1")))
     assert "error" not in apply(archive(member("d", b"a file now")))
     assert (root / "d").read_text() == "a file now"
+
+
+def sparse_map(parts: int) -> bytes:
+    """A file of format 1.0 with that many parts of nothing."""
+    text = b"%d\n" % parts + b"".join(b"%d\n0\n" % at for at in range(parts))
+    data = text.ljust(-(-len(text) // 512) * 512, b"\0")
+    headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(parts)}
+    return archive(member("f", data, pax_headers=headers))
+
+
+def test_sparse_maps_have_a_limit(apply: Apply) -> None:
+    assert "error" not in apply(sparse_map(1000))
+    assert apply(sparse_map(300_000))["error"]["code"] in (3, 15)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        archive(member("zeros", bytes(400 << 20))),
+        archive(*(member("f", pax_headers={"comment": "x" * 900_000}) for _ in range(200))),
+        sparse_map(250_000),
+    ],
+    ids=["zeros", "records", "parts"],
+)
+def test_memory_stays_small(forks: Forks, root: Path, layer: bytes) -> None:
+    """However much comes out of a few bytes. Asked while the worker waits for the last of them."""
+    blob = gzip.compress(layer, 1)
+    blob_read, blob_write = os.pipe()
+    receiving, sending = os.pipe()
+    mount = {"type": "bind", "source": str(root), "options": ["rw"]}
+    pid = forks.ask({"mounts": [mount]}, [blob_read, sending])
+    os.close(blob_read)
+    os.close(sending)
+    with open(blob_write, "wb") as writing:
+        writing.write(blob[:-4])
+        writing.flush()
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and not waits_to_read(pid):
+            time.sleep(0.01)
+        status = Path(f"/proc/{pid}/status").read_text()
+        writing.write(blob[-4:])
+    with open(receiving, "rb") as reading:
+        assert b"digest" in reading.read()
+    (peak,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    assert peak < 96 << 10, f"{peak} KiB"
+
+
+def waits_to_read(pid: int) -> bool:
+    """Whether all threads of a process sleep, one of them in a read of a pipe."""
+    calls = [path.read_text().split()[0] for path in Path(f"/proc/{pid}/task").glob("*/syscall")]
+    return "running" not in calls and not {"0", "63"}.isdisjoint(calls)  # of x86-64 and of arm64
