@@ -63,9 +63,12 @@ class LeaseStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What one collection deleted: records by their type (``content``, ``snapshots/NAME``)."""
+    """What one collection deleted: records by their type (``content``, ``snapshots/NAME``).
+    ``pause`` are the seconds that it took to find and delete them: without the time in which
+    their data was removed, as containerd counts it too."""
 
     records: Mapping[str, int] = field(default_factory=dict)
+    pause: float = 0.0
 
     @property
     def count(self) -> int:

@@ -91,7 +91,7 @@ class Policy:
         self._dirty = False
 
     def finished(self, now: float, took: float) -> None:
-        """A collection has succeeded; its length sets the interval to the next one."""
+        """A collection has succeeded; how long it held up others sets the interval to the next."""
         self._total += took
         self._count += 1
         if self._pause > 0:

@@ -108,7 +108,7 @@ class Scheduler:
             self._answer(waiters, error=Unavailable("garbage collection is stopped"))
             raise
         took = time.monotonic() - started
-        self._policy.finished(time.monotonic(), took)
+        self._policy.finished(time.monotonic(), swept.pause)
         self.totals.succeeded += 1
         self.totals.seconds += took
         self.totals.last_seconds = took

@@ -62,6 +62,7 @@ class Garbage:
     async def sweep(self) -> Swept:
         """One whole collection; answers what went, when the data is gone too."""
         gone: list[Found] = []
+        began = time.monotonic()
         beside, changes = self.outside(), self._database.changes
         left = await asyncio.to_thread(self._pieces, beside)
         while left:
@@ -72,10 +73,11 @@ class Garbage:
             gone += deleted
             self._tell(deleted)
             await self._end(beside, deleted)
+        pause = time.monotonic() - began
         await self._removals.drain(cleanup=True)
         if gone:
             log.debug("garbage collection deleted %d records", len(gone))
-        return Swept(Counter(nodes.word(kind) for _, kind, _ in gone))
+        return Swept(Counter(nodes.word(kind) for _, kind, _ in gone), pause)
 
     def marked(self, beside: Outside) -> list[Found]:
         """What is garbage now; in a thread."""

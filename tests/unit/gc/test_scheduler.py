@@ -105,3 +105,27 @@ async def test_close_answers_the_waiters() -> None:
             await waiter
     with pytest.raises(Unavailable):
         await scheduler.collect()
+
+
+async def test_the_next_one_waits_by_the_pause_alone() -> None:
+    """Data that takes long to remove holds nobody up."""
+
+    class Slow(Heap):
+        async def sweep(self) -> Swept:
+            swept = await super().sweep()
+            return Swept(swept.records, pause=10.0 if self.started == 1 else 0.0)
+
+    heap = Slow(0.02)
+    scheduler = Scheduler(heap, Thresholds(startup_delay=0))
+    scheduler.start()
+    await scheduler.collect()
+    scheduler.mutated(deleted=True)
+    due = scheduler.due()
+    assert due is not None and 480 < due <= 490  # 10 s are 2 % of 500 s
+    await scheduler.collect()
+    for _ in range(3):
+        await scheduler.collect()
+    scheduler.mutated(deleted=True)
+    due = scheduler.due()
+    assert due is not None and 90 < due <= 98  # 2 s on average
+    await scheduler.close()
