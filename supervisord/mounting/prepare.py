@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from supervisord.aio import command
+from supervisord.aio.locks import KeyedLock
 from supervisord.contracts.errors import InvalidArgument, ResourceExhausted, Unknown
 from supervisord.contracts.mounts import ActiveMount
 from supervisord.contracts.sizes import in_bytes
@@ -27,6 +27,7 @@ from .template import filled
 _MKDIR = "X-containerd.mkdir."
 _MKFS = "X-containerd.mkfs."
 _MKFS_SECONDS = 600.0
+_formatting = KeyedLock()
 _FORMATS = {"ext2": "-U", "ext3": "-U", "ext4": "-U", "xfs": "-m"}
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -119,18 +120,19 @@ async def _mkfs(mount: Mount, roots: Sequence[str]) -> Mount:
     size = in_bytes(values["size"], f"{_MKFS}size") if values["size"] else 0
     if not size:
         raise InvalidArgument(f"mount: mkfs requires {_MKFS}size option")
-    folder, name = await asyncio.to_thread(_inside, mount.source, roots)
-    try:
-        if not await asyncio.to_thread(_exists, folder, name):
-            await _format(folder, name, size, values["fs"], values["uuid"])
-    finally:
-        os.close(folder)
+    async with _formatting.hold(os.path.normpath(mount.source)):
+        folder, name = await asyncio.to_thread(_inside, mount.source, roots)
+        try:
+            if not await asyncio.to_thread(_exists, folder, name):
+                await _format(folder, name, size, values["fs"], values["uuid"])
+        finally:
+            os.close(folder)
     return replace(mount, options=tuple(kept))
 
 
 async def _format(folder: int, name: str, size: int, kind: str, uuid: str) -> None:
     """Under another name first: a file of the right name has a whole file system."""
-    making = f".{name}.{secrets.token_hex(4)}"
+    making = f".{name}.new"
     identity = [_FORMATS[kind], f"uuid={uuid}" if kind == "xfs" else uuid] if uuid else []
     try:
         await asyncio.to_thread(_lay, folder, making, size)
@@ -147,6 +149,8 @@ async def _format(folder: int, name: str, size: int, kind: str, uuid: str) -> No
 
 
 def _lay(folder: int, name: str, size: int) -> None:
+    with suppress(FileNotFoundError):  # of a try that was interrupted
+        os.unlink(name, dir_fd=folder)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, 0o640, dir_fd=folder)
     try:
