@@ -23,10 +23,9 @@ from typing import TypeVar
 
 from supervisord.contracts.errors import Error, ResourceExhausted, Unknown
 
-T = TypeVar("T")
+from .behind import Behind
 
-MAX_BEHIND = 8 << 20
-"""Bytes that may wait for the disk, per ingest."""
+T = TypeVar("T")
 
 FLUSH_EVERY = 32 << 20
 """Bytes after which the disk is told to begin, so that the commit need not wait for all of it."""
@@ -41,7 +40,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class Ingest:
     """An open file that grows. Make it with ``open``, end it with ``close``."""
 
-    def __init__(self, path: Path, algorithm: str, executor: Executor) -> None:
+    def __init__(self, path: Path, algorithm: str, executor: Executor, together: Behind) -> None:
         """Blocks; use ``open``."""
         self._path = path
         self._executor = executor
@@ -50,6 +49,7 @@ class Ingest:
         self._guard = threading.Lock()
         self._queue: deque[bytes] = deque()
         self._behind = 0
+        self._together = together
         self._drainer: asyncio.Future[None] | None = None
         self._draining = False
         self._room: asyncio.Event | None = None
@@ -63,13 +63,18 @@ class Ingest:
             raise
 
     @classmethod
-    async def open(cls, path: Path, algorithm: str, executor: Executor) -> Ingest:
-        """Opens or makes the file, and hashes what it has already.
+    async def open(
+        cls, path: Path, algorithm: str, executor: Executor, together: Behind | None = None
+    ) -> Ingest:
+        """Opens or makes the file, and hashes what it has already. ``together`` counts the bytes that
+        wait, with those of others.
 
         Raises ResourceExhausted (full disk), Unknown (I/O error)."""
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(executor, cls, path, algorithm, executor)
+            return await loop.run_in_executor(
+                executor, cls, path, algorithm, executor, together or Behind()
+            )
         except OSError as error:
             raise translated(error) from error
 
@@ -89,9 +94,9 @@ class Ingest:
         else:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._executor, self._hash.update, data)
-        while self._behind > MAX_BEHIND:
+        while self._behind > self._together.allowance():
             self._room = asyncio.Event()
-            if self._behind > MAX_BEHIND:
+            if self._behind > self._together.allowance():
                 await self._room.wait()
         self._room = None
 
@@ -170,6 +175,7 @@ class Ingest:
         with self._guard:
             self._queue.append(data)
             self._behind += len(data)
+            self._together.add(len(data))
             if self._draining:
                 return
             self._draining = True
@@ -190,7 +196,8 @@ class Ingest:
                 self._failure = translated(error)
             with self._guard:
                 self._behind -= len(data)
-            if self._room is not None and self._behind <= MAX_BEHIND // 2:
+                self._together.add(-len(data))
+            if self._room is not None and self._behind <= self._together.allowance() // 2:
                 loop.call_soon_threadsafe(self._make_room)
 
     def _append(self, descriptor: int, data: bytes) -> None:

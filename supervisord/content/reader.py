@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import errno
 import os
+import threading
 from pathlib import Path
 
 _INLINE = 1 << 20
+_buffers = threading.local()
 _NOT_NOW = (errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -19,7 +21,6 @@ class BlobReader:
         """Raises FileNotFoundError."""
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.size = os.fstat(self._descriptor).st_size
-        self._buffer = memoryview(b"")
 
     def fileno(self) -> int:
         """The descriptor, for those who pass it on or use sendfile."""
@@ -32,7 +33,7 @@ class BlobReader:
             return head
         if size <= _INLINE:
             # What the page cache has costs one copy; only the disk is worth a thread.
-            buffer = self._room(size)
+            buffer = _room(size)
             try:
                 if os.preadv(self._descriptor, [buffer], offset, os.RWF_NOWAIT) == size:
                     return b"".join((head, buffer))
@@ -42,15 +43,18 @@ class BlobReader:
         data = await asyncio.to_thread(os.pread, self._descriptor, size, offset)
         return head + data if head else data
 
-    def _room(self, size: int) -> memoryview:
-        """A buffer that is used again: a new one would have to be cleared each time."""
-        if len(self._buffer) < size:
-            self._buffer = memoryview(bytearray(size))
-        return self._buffer[:size]
-
     def close(self) -> None:
         """Closes the descriptor; a second time does nothing."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
+
+
+def _room(size: int) -> memoryview:
+    """A buffer for up to _INLINE bytes, until the next call in this thread: a new one would have
+    to be cleared each time, and each of many readers would have its own."""
+    buffer: memoryview | None = getattr(_buffers, "room", None)
+    if buffer is None:
+        buffer = _buffers.room = memoryview(bytearray(_INLINE))
+    return buffer[:size]

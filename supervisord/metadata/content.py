@@ -11,11 +11,12 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from protos.containerd.events import events_pb2
 from supervisord.aio.locks import KeyedLock
 from supervisord.aio.owner import TaskOwner
+from supervisord.content.behind import Behind
 from supervisord.content.blobs import BlobFiles
 from supervisord.content.ingest import Ingest
 from supervisord.content.reader import BlobReader
@@ -55,6 +56,7 @@ class Parts:
     blob_locks: KeyedLock
     executor: Executor
     owner: TaskOwner
+    behind: Behind = field(default_factory=Behind)
 
 
 class Content:
@@ -256,7 +258,7 @@ class Content:
         if shared is None:
             algorithm = wanted.expected.partition(":")[0] or "sha256"
             path = self._parts.files.ingest_path(row.file)
-            ingest = await Ingest.open(path, algorithm, self._parts.executor)
+            ingest = await Ingest.open(path, algorithm, self._parts.executor, self._parts.behind)
         key = wanted.key
         writer = ContentWriter(
             self._parts, wanted, row, ingest, shared, lambda: self._open.pop(key, None)

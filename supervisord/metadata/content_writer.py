@@ -155,7 +155,7 @@ class ContentWriter:
             except OSError as error:
                 raise translated(error) from error
         algorithm = row.expected.partition(":")[0]
-        ingest = await Ingest.open(path, algorithm, self._parts.executor)
+        ingest = await Ingest.open(path, algorithm, self._parts.executor, self._parts.behind)
         try:
             await self._parts.commits.write(
                 lambda c: rows.forget_expected(c, self._scope.namespace, row.ref)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import random
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisord.content import ingest as ingest_module
+from supervisord.content import behind
 from supervisord.content.blobs import BlobFiles
 from supervisord.content.ingest import Ingest
 from supervisord.content.reader import BlobReader
@@ -55,7 +56,7 @@ async def test_pieces_of_all_sizes_arrive_in_order(
 async def test_the_queue_has_a_bound(
     tmp_path: Path, executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest_module, "MAX_BEHIND", 1 << 16)
+    monkeypatch.setattr(behind, "MOST_OF_ONE", 1 << 16)
     ingest = await Ingest.open(tmp_path / "i", "sha256", executor)
     most = 0
     for _ in range(2000):
@@ -105,6 +106,28 @@ async def test_close_writes_what_is_queued(tmp_path: Path, executor: ThreadPoolE
         await ingest.write(b"y" * (1 << 20))
     await ingest.close()
     assert (tmp_path / "i").stat().st_size == 6 << 20
+
+
+async def test_a_durable_close_tells_what_the_disk_refuses(
+    tmp_path: Path,
+    executor: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(descriptor: int) -> None:
+        synced.append(descriptor)
+        raise OSError(errno.EIO, "broken")
+
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", refuse)
+    for durable in (False, True):
+        ingest = await Ingest.open(tmp_path / "i", "sha256", executor)
+        await ingest.write(b"abc")
+        await ingest.close(durable=durable)
+    assert len(synced) == 1
+    [record] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "broken" in record.getMessage()
+    assert (tmp_path / "i").read_bytes() == b"abcabc"
 
 
 async def test_several_at_once(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
