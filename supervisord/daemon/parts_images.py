@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from supervisord.contracts.plugins import GrpcService, PluginContext, Registration
@@ -23,6 +24,8 @@ _OVERLAYS = ("erofs", "overlayfs")
 
 async def _transfers(context: PluginContext) -> Any:
     from supervisord.contracts.durations import seconds
+    from supervisord.images.pull.limits import Limits
+    from supervisord.images.registry.keeper import NOBODY, Docker
     from supervisord.images.registry.session import Patience
     from supervisord.images.transfers import Defaults, Transfers
     from supervisord.images.unpacking import Target, Unpacker
@@ -51,6 +54,9 @@ async def _transfers(context: PluginContext) -> Any:
         config["snapshotter"],
         [root for root in config["config_path"].split(":") if root],
         Patience(stall=seconds(config["progress_timeout"], "progress_timeout")),
+        Limits(config["max_requests_per_host"], config["max_bandwidth"]),
+        config["max_ranges_per_layer"],
+        Docker(Path(config["docker_config"])) if config["docker_config"] else NOBODY,
     )
     transfers = Transfers(metadata.content, metadata.images, metadata.leases, unpacker, defaults)
     context.on_close(transfers.close)
@@ -77,7 +83,11 @@ REGISTRATIONS = (
             "snapshotter": "overlayfs",
             "max_concurrent_downloads": 6,
             "max_concurrent_unpacks": 4,
+            "max_ranges_per_layer": 3,
+            "max_requests_per_host": 8,
+            "max_bandwidth": 0,
             "progress_timeout": "30s",
+            "docker_config": "",
         },
         config_help={
             "config_path": "Folders of hosts (hosts.toml), with colons between them, for clients "
@@ -85,6 +95,12 @@ REGISTRATIONS = (
             "snapshotter": "Where images are unpacked for clients that name no snapshotter.",
             "max_concurrent_downloads": "Most layers that are downloaded at a time.",
             "max_concurrent_unpacks": "Most layers that are unpacked at a time.",
+            "max_ranges_per_layer": "Parts of 4 MiB of one large layer that are downloaded at a "
+            "time; 1 for one stream.",
+            "max_requests_per_host": "Most requests for layers to one registry at a time.",
+            "max_bandwidth": "Bytes a second of all downloads; 0 for any.",
+            "docker_config": "A config.json of docker's with credentials for clients that bring "
+            "none; empty for none.",
             "progress_timeout": "How long a registry may send nothing before a download is "
             "tried anew; there is no limit for a whole download.",
         },

@@ -29,10 +29,12 @@ from .oci.documents import Descriptor
 from .oci.platforms import Platform, here
 from .progress import Report, Tracker
 from .pull.fetcher import Fetcher
+from .pull.limits import Limits
 from .pull.puller import Puller, Unpack, Wanted
 from .pull.sources import Local, Remote
 from .push.pusher import Pusher
 from .registry.connections import connected
+from .registry.keeper import NOBODY, Keeper
 from .registry.repository import Repository
 from .registry.session import Patience
 from .selection import Selection
@@ -48,12 +50,16 @@ _EXPIRE = "containerd.io/gc.expire"
 @dataclass(frozen=True, slots=True)
 class Defaults:
     """``targets``: snapshotters by name; ``snapshotter``: the one to unpack into where a client
-    names none; ``roots``: folders of hosts where it names none."""
+    names none; ``roots`` and ``keeper``: folders of hosts and credentials where it has none;
+    ``ranges``: parts of one blob that are downloaded at a time."""
 
     targets: Mapping[str, Target]
     snapshotter: str = "overlayfs"
     roots: Sequence[str] = ()
     patience: Patience = field(default_factory=Patience)
+    limits: Limits = field(default_factory=Limits)
+    ranges: int = 1
+    keeper: Keeper = NOBODY
 
 
 class Transfers:
@@ -71,7 +77,7 @@ class Transfers:
         self._images = images
         self._leases = leases
         self._defaults = defaults
-        self._fetcher = Fetcher(content)
+        self._fetcher = Fetcher(content, defaults.limits, ranges=defaults.ranges)
         self._puller = Puller(content, unpacker)
         self._pusher = Pusher(content)
         self._exporter = Exporter(content)
@@ -211,6 +217,8 @@ class Transfers:
         access = end.access
         if not access.roots:
             access = replace(access, roots=self._defaults.roots)
+        if access.keeper is NOBODY:
+            access = replace(access, keeper=self._defaults.keeper)
         return connected(parsed, access, self._defaults.patience)
 
     def _wanted(self, store: Store) -> Wanted:

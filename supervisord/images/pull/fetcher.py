@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 
 from supervisord.contracts.content import ContentStore, Writer
 from supervisord.contracts.errors import (
@@ -29,6 +29,7 @@ from ..progress import COMPLETE, DOWNLOADING, EXISTS, Tracker
 from ..reference import Reference
 from ..registry.repository import Repository
 from .bytes import blob_bytes
+from .limits import Limits
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,13 @@ _MOST_SOURCES = 4096
 class Fetcher:
     """All downloads of the daemon."""
 
-    def __init__(self, content: ContentStore) -> None:
+    def __init__(
+        self, content: ContentStore, limits: Limits | None = None, *, ranges: int = 1
+    ) -> None:
+        """``ranges``: parts of one large blob that are on their way at a time."""
         self._content = content
+        self._limits = limits or Limits()
+        self._ranges = ranges
         self._running: dict[str, asyncio.Future[None]] = {}
 
     async def document(
@@ -125,7 +131,11 @@ class Fetcher:
             if writer.status.offset > descriptor.size:
                 await writer.truncate(0)
             offset = writer.status.offset
-            async for piece in blob_bytes(repository, descriptor, offset):
+            pieces = blob_bytes(
+                repository, descriptor, offset, limits=self._limits, ranges=self._ranges
+            )
+            await stack.enter_async_context(aclosing(pieces))
+            async for piece in pieces:
                 await writer.write(piece)
                 if tee is not None and through:
                     await tee(piece)
