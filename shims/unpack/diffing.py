@@ -16,6 +16,7 @@ from supervisord.contracts.snapshots import Mount
 from supervisord.linux.mount import mount_all
 from supervisord.linux.mount_options import escape_colon
 
+from . import owners
 from .changes import Walk
 from .layer import LayerWriter
 from .outflow import Outflow
@@ -30,9 +31,10 @@ def diff(arguments: Mapping[str, object], output: int) -> Mapping[str, object]:
     if not isinstance(places, list) or len(places) != 2:
         raise InvalidArgument("mountpoints: must be two directories")
     epoch = arguments.get("epoch")
+    unshare_mounts()
+    lower, upper = owners.as_stored(lower), owners.as_stored(upper)
     candidates = distinguishing(lower, upper)
     own = open_folder(candidates) if candidates else -1
-    unshare_mounts()
     mount_all([kept(mount) for mount in lower], str(places[0]))
     mount_all([kept(_read_only(mount)) for mount in upper], str(places[1]))
     _raise_file_limit()

@@ -19,6 +19,8 @@ from supervisord.linux import syscalls
 from supervisord.linux.mount import mount_all
 from supervisord.linux.mount_options import split_lowerdir
 
+from . import owners
+
 _CLONE_NEWNS = 0x20000
 _MS_REC_PRIVATE = 0x4000 | 1 << 18
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -55,6 +57,9 @@ def _mount(value: object) -> Mount:
 
 def open_target(mounts: Sequence[Mount], mountpoint: str) -> Target:
     """Opens the target of an extraction. Raises InvalidArgument, Unknown (the mount failed)."""
+    if owners.mapped(mounts):
+        unshare_mounts()
+        mounts = owners.as_stored(mounts)
     only = mounts[0] if len(mounts) == 1 else None
     if only is not None and only.type == "overlay" and not in_user_namespace():
         upper, lowers = overlay_layers(only.options)
