@@ -11,9 +11,9 @@ from pathlib import Path
 
 import grpc
 
-from bench import figures, layers, soak
+from bench import census, figures, layers, paired, soak
 from bench.cases import CASES, UNASKED, Plan
-from bench.client import Client
+from bench.client import Client, unique
 from bench.daemons import COMMANDS, Daemon, StartFailed, running
 from bench.figures import Results
 
@@ -63,6 +63,8 @@ def main() -> int:
     """Answers 1 if a case failed, or with --strict if a goal was missed."""
     if sys.argv[1:2] == ["soak"]:
         return soak.main(sys.argv[2:])
+    if sys.argv[1:2] == ["paired"]:
+        return paired.main(sys.argv[2:])
     arguments = _arguments()
     layer = (
         Path(arguments.layer).read_bytes()
@@ -73,6 +75,8 @@ def main() -> int:
     results, failures = Results(), []
     with ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sv-bench-")))
+        group = unique("bench-")
+        stack.callback(census.remove_group, group)
         daemons: dict[str, tuple[Daemon, Client]] = {}
         for name in COMMANDS:
             try:
@@ -80,7 +84,7 @@ def main() -> int:
             except StartFailed as error:
                 sys.stderr.write(f"bench: {error}\n")
                 return 1
-            client = Client(daemon.address, arguments.runtime)
+            client = Client(daemon.address, arguments.runtime, group)
             stack.callback(client.close)
             client.load_base(layers.busybox())
             daemons[name] = daemon, client

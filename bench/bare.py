@@ -25,8 +25,9 @@ _PATIENCE = 30.0
 class Bare:
     """A runtime with a root and a bundle to create containers from."""
 
-    def __init__(self, binary: str, folder: Path) -> None:
+    def __init__(self, binary: str, folder: Path, group: str) -> None:
         self._binary = binary
+        self._group = group
         self._folder = folder
         with tarfile.open(fileobj=io.BytesIO(layers.busybox())) as tar:
             tar.extractall(folder / "rootfs", filter="tar")
@@ -34,7 +35,8 @@ class Bare:
     def life(self) -> float:
         """Milliseconds of the three commands of one container. Raises RuntimeError."""
         id = unique("bare-")
-        (self._folder / "config.json").write_text(json.dumps(oci_spec(id, ["/bin/true"])))
+        spec = oci_spec(id, ["/bin/true"], self._group)
+        (self._folder / "config.json").write_text(json.dumps(spec))
         began = time.perf_counter()
         self._run("create", "--bundle", str(self._folder), id)
         self._run("start", id)
@@ -65,7 +67,7 @@ class Bare:
 
 
 @contextmanager
-def bare(binary: str) -> Iterator[Bare]:
-    """A runtime on a temporary folder."""
+def bare(binary: str, group: str) -> Iterator[Bare]:
+    """A runtime on a temporary folder, whose containers are in a control group."""
     with tempfile.TemporaryDirectory(prefix="sv-bare-") as folder:
-        yield Bare(binary, Path(folder))
+        yield Bare(binary, Path(folder), group)

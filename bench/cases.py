@@ -65,7 +65,7 @@ def rpc(client: Client, plan: Plan) -> Values:
     yield figures.LIST_P50, quantile(took, 0.5)
 
 
-def _lifecycle(client: Client) -> list[float]:
+def one_life(client: Client) -> list[float]:
     """Runs ``/bin/true`` from nothing to nothing; milliseconds of each phase and in all."""
     id = unique("life-")
     marks = [time.perf_counter()]
@@ -85,21 +85,21 @@ def _lifecycle(client: Client) -> list[float]:
 
 def lifecycle(client: Client, plan: Plan) -> Values:
     """Create, start, wait, delete, one container after the other."""
-    _lifecycle(client)
-    rows = [_lifecycle(client) for _ in range(plan.count)]
+    one_life(client)
+    rows = [one_life(client) for _ in range(plan.count)]
     for figure, column in zip(figures.LIFECYCLE, zip(*rows, strict=True), strict=True):
         yield figure, median(column)
 
 
 def over_bare(client: Client, plan: Plan) -> Values:
     """Whole lives, and the same of the OCI runtime alone, in turn."""
-    with bare(client.binary) as runtime:
+    with bare(client.binary, client.group) as runtime:
         runtime.life()
-        _lifecycle(client)
+        one_life(client)
         lives, alone = [], []
         for _ in range(plan.count):
             alone.append(runtime.life())
-            lives.append(_lifecycle(client)[-1])
+            lives.append(one_life(client)[-1])
     yield figures.BARE, median(alone)
     yield figures.OVER_BARE, median(lives) / median(alone)
 
@@ -107,8 +107,8 @@ def over_bare(client: Client, plan: Plan) -> Values:
 def default(client: Client, plan: Plan) -> Values:
     """Lifecycles with the runtime that the daemon chooses where nobody names one."""
     with client.runtime(""):
-        _lifecycle(client)
-        yield figures.DEFAULT, median(_lifecycle(client)[-1] for _ in range(plan.count))
+        one_life(client)
+        yield figures.DEFAULT, median(one_life(client)[-1] for _ in range(plan.count))
 
 
 def parallel(client: Client, plan: Plan) -> Values:
@@ -116,7 +116,7 @@ def parallel(client: Client, plan: Plan) -> Values:
     count = plan.count * 2
     began = time.perf_counter()
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: _lifecycle(client), range(count)))
+        list(pool.map(lambda _: one_life(client), range(count)))
     yield figures.PARALLEL, count / (time.perf_counter() - began)
 
 

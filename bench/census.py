@@ -75,9 +75,10 @@ def memory(pid: int, kind: str) -> int:
     raise LookupError(f"no {kind} of process {pid}")
 
 
-def remove_groups(realm: Realm) -> None:
-    """The control groups that were made for it, and are empty by now."""
-    for where in (realm.mark, f"*/{realm.mark}"):
+def remove_group(name: str) -> None:
+    """A control group that was made for containers which are gone, in all hierarchies. Raises
+    OSError where it is in use."""
+    for where in (name, f"*/{name}"):
         for folder in _CGROUPS.glob(where):
             folder.rmdir()
 

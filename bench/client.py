@@ -44,8 +44,9 @@ def unique(prefix: str) -> str:
     return prefix + uuid.uuid4().hex[:12]
 
 
-def oci_spec(id: str, args: Sequence[str]) -> dict[str, Any]:
-    """A small OCI runtime spec: the namespaces and mounts of an ordinary container."""
+def oci_spec(id: str, args: Sequence[str], group: str = NAMESPACE) -> dict[str, Any]:
+    """A small OCI runtime spec: the namespaces and mounts of an ordinary container, and a control
+    group of its own in ``group``."""
     capabilities = ["CAP_CHOWN", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_NET_BIND_SERVICE"]
     kinds = ("bounding", "effective", "permitted")
     tmpfs = ["nosuid", "strictatime", "mode=755", "size=65536k"]
@@ -72,7 +73,7 @@ def oci_spec(id: str, args: Sequence[str]) -> dict[str, Any]:
             },
         ],
         "linux": {
-            "cgroupsPath": f"/{NAMESPACE}/{id}",
+            "cgroupsPath": f"/{group}/{id}",
             "namespaces": [{"type": t} for t in ("pid", "ipc", "uts", "mount", "network")],
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
         },
@@ -85,7 +86,7 @@ class Client:
 
     def __init__(self, address: str, binary: str, group: str = NAMESPACE) -> None:
         self.address = address
-        self._group = group
+        self.group = group
         limit = [("grpc.max_receive_message_length", 64 << 20)]
         self._channel = grpc.insecure_channel(f"unix:{address}", options=limit)
         self.containers = ContainersStub(self._channel)
@@ -203,9 +204,7 @@ class Client:
         record.runtime.name = "io.containerd.runc.v2"
         self._name_runtime(record.runtime.options)
         record.spec.type_url = SPEC
-        spec = oci_spec(id, args)
-        spec["linux"]["cgroupsPath"] = f"/{self._group}/{id}"
-        record.spec.value = json.dumps(spec).encode()
+        record.spec.value = json.dumps(oci_spec(id, args, self.group)).encode()
         self.containers.Create(request, metadata=META)
 
     def delete_record(self, id: str) -> None:

@@ -1,4 +1,7 @@
-"""Starts and stops the two daemons that are compared, each on a temporary root."""
+"""Starts and stops the two daemons that are compared, each on a temporary root.
+
+Their state is in memory, as it is by default: ``/run`` is.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +22,7 @@ from google.protobuf.empty_pb2 import Empty
 from protos.containerd.services.version.v1.version_pb2_grpc import VersionStub
 
 _PATIENCE = 30.0
+_MEMORY = "/dev/shm"
 
 
 class StartFailed(Exception):
@@ -83,7 +88,7 @@ class Daemon:
             self._process.wait()
 
 
-def _containerd(folder: Path) -> list[str]:
+def _containerd(folder: Path, state: Path) -> list[str]:
     binary = shutil.which("containerd")
     if binary is None:
         raise StartFailed("there is no containerd on the path")
@@ -91,7 +96,7 @@ def _containerd(folder: Path) -> list[str]:
     config.write_text(
         f"""version = 2
 root = "{folder}/root"
-state = "{folder}/state"
+state = "{state}"
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
 
 [grpc]
@@ -101,8 +106,8 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
     return [binary, "--config", str(config), "--log-level", "warn"]
 
 
-def _supervisord(folder: Path) -> list[str]:
-    paths = ["--root", f"{folder}/root", "--state", f"{folder}/state"]
+def _supervisord(folder: Path, state: Path) -> list[str]:
+    paths = ["--root", f"{folder}/root", "--state", str(state)]
     address = ["--address", f"{folder}/sock", "--log-level", "warn"]
     return [str(Path(sys.executable).with_name("supervisord")), *paths, *address]
 
@@ -112,14 +117,23 @@ COMMANDS = {"containerd": _containerd, "supervisord": _supervisord}
 
 @contextmanager
 def running(
-    name: str, base: Path, environment: Mapping[str, str] = MappingProxyType({})
+    name: str,
+    base: Path,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    *,
+    in_memory: bool = True,
+    command: str = "",
 ) -> Iterator[Daemon]:
     """A daemon of that name on a root below ``base``, with these variables besides our own, stopped
-    at the end."""
+    at the end. Its state is below ``base`` as well unless it is ``in_memory``; ``command`` tells
+    which of ``COMMANDS`` it is where its name is another."""
     folder = base / name
     folder.mkdir()
-    daemon = Daemon(name, folder, COMMANDS[name](folder), environment)
-    try:
-        yield daemon
-    finally:
-        daemon.stop()
+    memory = _MEMORY if in_memory and Path(_MEMORY).is_dir() else folder
+    with tempfile.TemporaryDirectory(prefix="sv-bench-", dir=memory) as state:
+        words = COMMANDS[command or name](folder, Path(state))
+        daemon = Daemon(name, folder, words, environment)
+        try:
+            yield daemon
+        finally:
+            daemon.stop()

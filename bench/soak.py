@@ -241,7 +241,7 @@ def soaked(
     """A daemon below ``base`` that has gone through it all, and is gone."""
     mark = unique("soak")
     realm = census.Realm(mark, base, f"{mark}-")
-    with running("supervisord", base, {census.MARK: mark}) as daemon:
+    with running("supervisord", base, {census.MARK: mark}, in_memory=False) as daemon:
         client = Client(daemon.address, runtime, mark)
         try:
             client.load_base(layers.busybox())
@@ -254,7 +254,7 @@ def soaked(
     while (left := census.processes(realm)) and time.monotonic() < deadline:
         time.sleep(0.05)
     soak.failures += [f"still there after the daemon: {name}" for name in left.values()]
-    census.remove_groups(realm)
+    census.remove_group(mark)
     return soak
 
 

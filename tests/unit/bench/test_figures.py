@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 
-from bench import layers
+from bench import layers, paired
 from bench.figures import Figure, Results, quantile
 
 
@@ -61,3 +61,11 @@ def test_the_layer_is_the_same_every_time() -> None:
         names = tar.getnames()
     assert len(names) == 152
     assert "d1/f149" in names
+
+
+def test_differences_are_those_within_a_round() -> None:
+    ours = [[float(number)] * 7 for number in (10, 20, 90)]
+    theirs = [[number + 5.0 + index] * 7 for index, (number, *_) in enumerate(ours)]
+    (_, _, line, *others) = paired.table({"ours": ours, "theirs": theirs}).splitlines()
+    assert line.split() == ["create", "20.00", "26.00", "+6.00", "(", "+5.0", "+7.0)"]
+    assert others[-1].startswith("processor time")
