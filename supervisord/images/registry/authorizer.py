@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-import aiohttp
-
 from supervisord.contracts.errors import Unauthenticated
 from supervisord.credentials.secret import Secret
 
 from . import tokens
 from .challenge import Challenge, parse
+from .http import aiohttp
 from .keeper import Keeper
 
 _MOST_TOKENS = 64

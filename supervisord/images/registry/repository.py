@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-import aiohttp
-
 from supervisord.contracts.errors import (
     Error,
     FailedPrecondition,
@@ -30,6 +28,7 @@ from ..hosts.endpoint import Capability
 from ..oci import media
 from ..oci.documents import LARGEST_MANIFEST, Descriptor
 from ..reference import Reference, is_digest
+from .http import aiohttp
 from .session import Session
 
 _DIGEST_HEADER = "Docker-Content-Digest"

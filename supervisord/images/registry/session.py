@@ -13,11 +13,8 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urljoin, urlsplit
-
-import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
 
 from supervisord import __version__
 from supervisord.contracts.errors import Error, PermissionDenied, Unavailable
@@ -26,7 +23,11 @@ from ..hosts.endpoint import Endpoint
 from . import failures, tls
 from .authorizer import Authorizer
 from .delays import delay
+from .http import aiohttp, ready
 from .keeper import Keeper
+
+if TYPE_CHECKING:
+    from multidict import CIMultiDict
 
 Data = bytes | Callable[[], AsyncIterator[bytes]]
 """A body; one that is made anew for each attempt says its length in a header."""
@@ -55,6 +56,7 @@ async def session(
     endpoint: Endpoint, keeper: Keeper, patience: Patience | None = None
 ) -> AsyncIterator[Session]:
     """A session, closed with the block. Raises InvalidArgument (TLS files)."""
+    await ready()
     # Hundreds of authorities are read: a thread's work.
     context = await asyncio.to_thread(tls.context, endpoint.tls) if endpoint.secure else None
     found = Session(endpoint, keeper, patience or Patience(), context)
@@ -188,6 +190,8 @@ class Session:
     ) -> aiohttp.ClientResponse:
         """The answer after redirects. Neither what authorizes nor the headers that are configured
         for this server go to another one."""
+        from yarl import URL  # comes with aiohttp
+
         for _ in range(_MOST_REDIRECTS):
             response = await self._http.request(
                 method,
@@ -207,6 +211,8 @@ class Session:
         raise Unavailable(f"{method} {_shown(url)}: more than {_MOST_REDIRECTS} redirects")
 
     def _headers(self, url: str, shown: str, headers: Mapping[str, str]) -> CIMultiDict[str]:
+        from multidict import CIMultiDict  # comes with aiohttp
+
         sent = CIMultiDict(headers)
         sent.setdefault("User-Agent", f"supervisord/{__version__}")
         sent.setdefault("Accept-Encoding", "identity")

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
-
 from supervisord.contracts.errors import PermissionDenied, Unavailable, Unknown
 from supervisord.credentials.secret import Secret
 
 from ..hosts.defaults import is_loopback
 from . import failures
 from .challenge import Challenge
+from .http import aiohttp
 
 CLIENT_ID = "supervisord"
 

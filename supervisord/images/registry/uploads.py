@@ -11,14 +11,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from urllib.parse import urljoin, urlsplit
 
-import aiohttp
-
 from supervisord.contracts.errors import Error, NotFound, Unavailable, Unknown
 
 from ..hosts.endpoint import Capability
 from ..oci.documents import Descriptor
 from ..reference import Reference
 from .delays import delay
+from .http import aiohttp
 from .repository import Repository
 from .session import Session
 
