@@ -44,6 +44,7 @@ from .bundle import BundleStore
 from .burial import Burial
 from .checkpoint import Checkpoints
 from .claims import Claims
+from .clearing import Clearing
 from .creation import Creation, Sandboxes
 from .foreign import ForeignLauncher
 from .forewarning import Forewarning
@@ -69,8 +70,6 @@ _REACH_SECONDS = 10.0
 _SOON_SECONDS = 0.5
 _END_SECONDS = 30.0
 _CLOSE_SECONDS = 5.0
-_CLEAR_SECONDS = 2.0
-_BREATH_SECONDS = 0.01
 
 
 class TaskManager:
@@ -93,7 +92,6 @@ class TaskManager:
         self._containers = containers
         self._tasks: dict[tuple[str, str], Task] = {}
         self._locks = KeyedLock()
-        self._clearing: dict[tuple[str, str], tuple[asyncio.Task[None], asyncio.Event]] = {}
         self._owner = TaskOwner("tasks")  # work with an end of its own
         self._watching = TaskOwner("shims")  # what goes on for as long as a shim or a waiter
         self._orders = Orders(self._owner)
@@ -104,6 +102,7 @@ class TaskManager:
         self._checkpoints = Checkpoints(content, leases, settings.state)
         foreign = ForeignLauncher(settings, self._watching)
         self._burial = Burial(self._store, foreign)
+        self._clearing = Clearing(self._owner, self._burial)
         launcher = Launcher(settings, spawner, self._owner)
         self._half_made = HalfMade(
             self._store,
@@ -220,7 +219,7 @@ class TaskManager:
                 if claimed is not None:
                     return claimed
                 self._half_made.check(order.key)
-                await self._cleared(order.key)
+                await self._clearing.done(order.key)
                 task = await self._creation.create(order)
                 self._tasks[order.key] = task
                 self._claims.keep(task)
@@ -270,30 +269,7 @@ class TaskManager:
         trash = self._store.discard(task.bundle)
         self._forget(task)
         task.finish(ended)
-        key, hurry = task.key, asyncio.Event()
-        clearing = self._owner.spawn(self._clear(task, shim, trash, hurry), f"clear {task.id}")
-        self._clearing[key] = clearing, hurry
-
-        def cleared(_: object) -> None:
-            if self._clearing.get(key, (None,))[0] is clearing:
-                del self._clearing[key]
-
-        clearing.add_done_callback(cleared)
-
-    async def _cleared(self, key: tuple[str, str]) -> None:
-        """Waits a moment for what is left of an earlier task of this name: its root filesystem may
-        be the next one's, and is taken down by the end of its shim."""
-        if key in self._clearing:
-            clearing, hurry = self._clearing[key]
-            hurry.set()
-            await asyncio.wait([clearing], timeout=_CLEAR_SECONDS)
-
-    async def _clear(self, task: Task, shim: Shim, trash: str, hurry: asyncio.Event) -> None:
-        with suppress(TimeoutError):  # whoever deletes a task has more to ask as a rule
-            async with asyncio.timeout(_BREATH_SECONDS):
-                await hurry.wait()
-        await self._burial.end_shim(shim, task.record, last=task.was_last)
-        await self._burial.empty(trash)
+        self._clearing.begin(task, shim, trash)
 
     def _forget(self, task: Task) -> None:
         if self._tasks.get(task.key) is task:

@@ -54,6 +54,20 @@ async def test_a_whole_life_and_its_events(engine: Engine) -> None:
     await engine.clean()
 
 
+async def test_the_next_of_a_name_begins_when_the_end_of_the_last_one_is_over(
+    engine: Engine,
+) -> None:
+    await engine.run("web", "true")
+    await engine.manager.wait(NS, "web")
+    shim = engine.manager._tasks[NS, "web"].record
+    await engine.manager.delete(NS, "web")
+    assert process.alive(shim.pid, shim.start_time), "its end comes behind the answer"
+    await engine.manager.create(NS, engine.container("web", "true"))
+    assert not process.alive(shim.pid, shim.start_time)
+    await engine.remove("web")
+    await engine.clean()
+
+
 async def test_the_name_is_free_as_soon_as_delete_has_answered(engine: Engine) -> None:
     for _ in range(3):
         await engine.run("web", "true")

@@ -185,3 +185,57 @@ def test_nobody_settles_with_a_daemon_that_is_away(loop: Loop, tmp_path: Path) -
     loop.run_until(loop.spawn(publisher.settle(30), "settle"))  # the try that fails lets go of us
     loop.run_until(loop.spawn(publisher.settle(30), "settle"))  # and the pause after it too
     assert publisher.pending == 1
+
+
+@pytest.fixture
+def prompt(loop: Loop, daemon: Daemon) -> Iterator[Publisher]:
+    publisher = Publisher(loop, daemon.path, "ns", prompt=True)
+    yield publisher
+    publisher._hang_up()
+
+
+def test_at_once_is_with_the_daemon_before_anything_else_happens(
+    loop: Loop, daemon: Daemon, prompt: Publisher
+) -> None:
+    daemon.open()
+    assert not prompt.publish_at_once("/tasks/delete", start(1)), "nobody is connected yet"
+    turn_until_taken(loop, prompt)
+    while prompt._running:
+        loop.turn()
+    assert prompt.publish_at_once("/tasks/delete", start(2))
+    assert prompt.pending == 1, "it is sent, not answered"
+    turn_until_taken(loop, prompt)
+    assert daemon.pids == [1, 2]
+
+
+def test_at_once_waits_behind_earlier_ones(loop: Loop, daemon: Daemon, prompt: Publisher) -> None:
+    daemon.open()
+    prompt.publish("/tasks/start", start(1))
+    assert not prompt.publish_at_once("/tasks/delete", start(2))
+    turn_until_taken(loop, prompt)
+    assert daemon.pids == [1, 2]
+
+
+def test_at_once_to_a_daemon_that_has_gone(loop: Loop, daemon: Daemon, prompt: Publisher) -> None:
+    daemon.open()
+    prompt.publish("/tasks/start", start(1))
+    turn_until_taken(loop, prompt)
+    while prompt._running:
+        loop.turn()
+    daemon.close()
+    assert not prompt.publish_at_once("/tasks/delete", start(2))
+    daemon.open()
+    prompt.poke()
+    turn_until_taken(loop, prompt)
+    assert daemon.pids == [1, 2]
+
+
+def test_at_once_to_others_is_answered_first(
+    loop: Loop, daemon: Daemon, publisher: Publisher
+) -> None:
+    daemon.open()
+    publisher.publish("/tasks/start", start(1))
+    turn_until_taken(loop, publisher)
+    assert not publisher.publish_at_once("/tasks/delete", start(2))
+    turn_until_taken(loop, publisher)
+    assert daemon.pids == [1, 2]
