@@ -34,7 +34,8 @@ _NOT_FROM_LAYERS = (b"trusted.", b"user.overlay.")
 class Extractor:
     """``brought`` is shared with ``whiteouts``: the paths that this layer has brought so far, with
     the folders that they are in. ``limit`` is the most entries to accept, 0 for any number: each
-    costs memory until the end."""
+    costs memory until the end. Without ``devices`` they are left out, as containerd does in a user
+    namespace, where nobody can make them."""
 
     def __init__(
         self,
@@ -43,8 +44,11 @@ class Extractor:
         whiteouts: Whiteouts,
         brought: set[bytes],
         limit: int = 0,
+        *,
+        devices: bool = True,
     ) -> None:
         self._reader = reader
+        self._devices = devices
         self._limit = limit
         self._folders = folders
         self._whiteouts = whiteouts
@@ -87,6 +91,8 @@ class Extractor:
             case b"1":
                 self._link(path, entry)
             case b"3" | b"4":
+                if not self._devices:
+                    return
                 mode = _DEVICES[entry.type] | entry.mode
                 self._make(path, lambda: os.mknod(path, mode, os.makedev(*entry.device)))
                 self._attributes(path, entry)

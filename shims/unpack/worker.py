@@ -49,7 +49,7 @@ from .pipeline import Pipeline
 from .processors import Processors
 from .stream import ByteStream
 from .tar import TarReader
-from .target import enter, open_target, parse_mounts
+from .target import enter, in_user_namespace, open_target, parse_mounts
 from .whiteout import Deletions, OverlayMarks, Whiteouts
 
 _KEPT = 64 << 20  # more than all chunks that are under way
@@ -109,6 +109,7 @@ def _extract(arguments: Mapping[str, object], source: Source, results: int) -> M
     limit, most = (cast("int", arguments.get(key, 0)) for key in ("limit", "entries"))
     uncompressed = chunks(source, str(arguments.get("compression", "auto")))
     pipeline = Pipeline(uncompressed, limit)
+    devices = not in_user_namespace()
     enter(target)
     poll = select.poll()
     poll.register(results, 0)
@@ -128,7 +129,8 @@ def _extract(arguments: Mapping[str, object], source: Source, results: int) -> M
         whiteouts = Deletions(brought)
         folders = Folders()
     stream = ByteStream(next_chunk)
-    entries = Extractor(TarReader(stream), folders, whiteouts, brought, most).run()
+    reader = TarReader(stream)
+    entries = Extractor(reader, folders, whiteouts, brought, most, devices=devices).run()
     if target.marks and not target.lowers:
         folders.mark_implied(target.marks)
     stream.drain()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import os
 import stat
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -226,3 +228,21 @@ def test_whiteouts_that_leave_their_folder(apply: Apply, root: Path, name: str) 
     assert error["code"] == 3
     assert "whiteout" in error["message"]
     assert (root / "kept").exists()
+
+
+def test_in_a_user_namespace(tmp_path: Path) -> None:
+    """Devices are left out there; all else is as ever."""
+    root, blob = tmp_path / "root", tmp_path / "layer.tar"
+    root.mkdir()
+    device = member("null", type=tarfile.CHRTYPE, devmajor=1, devminor=3)
+    blob.write_bytes(archive(folder("d"), device, member("d/f", b"1"), hardlink("h", "d/f")))
+    script = (
+        "import os, sys; from shims.unpack import worker; mount = {'type': 'bind', 'source':"
+        " sys.argv[1], 'options': ['rw']}; worker.main({'mounts': [mount]},"
+        " [os.open(sys.argv[2], os.O_RDONLY), 1])"
+    )
+    command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", script]
+    command += [str(root), str(blob)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout)["entries"] == 4
+    assert tree(root) == ["d", "d/f", "h"]
