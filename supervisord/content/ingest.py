@@ -34,6 +34,7 @@ _INLINE_HASH = 32 << 10
 _REHASH_CHUNK = 1 << 20
 log = logging.getLogger(__name__)
 
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -66,8 +67,8 @@ class Ingest:
     async def open(
         cls, path: Path, algorithm: str, executor: Executor, together: Behind | None = None
     ) -> Ingest:
-        """Opens or makes the file, and hashes what it has already. ``together`` counts the bytes that
-        wait, with those of others.
+        """Opens or makes the file, and hashes what it has already. ``together`` counts the bytes
+        that wait, with those of others.
 
         Raises ResourceExhausted (full disk), Unknown (I/O error)."""
         loop = asyncio.get_running_loop()
@@ -240,4 +241,6 @@ def translated(error: OSError) -> Error:
     """What is told of a disk that refuses."""
     if error.errno in _FULL:
         return ResourceExhausted(f"content: no space left for the ingest: {error.strerror}")
+    if error.errno in _NO_ROOM:
+        return ResourceExhausted(f"content: cannot open the ingest: {error.strerror}")
     return Unknown(f"content: could not write the ingest: {error.strerror}")

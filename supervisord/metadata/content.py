@@ -123,10 +123,7 @@ class Content:
     async def reader(self, scope: Scope, digest: str) -> BlobReader:
         """Opens a blob. Raises NotFound, DataLoss if its file has another size."""
         size = self._commits.read(lambda c: rows.size(c, scope.namespace, digest))
-        try:
-            reader = BlobReader(self._parts.files.blob_path(check_digest(digest)))
-        except FileNotFoundError:
-            raise NotFound(f"content {digest}: the blob is missing on disk: not found") from None
+        reader = BlobReader(self._parts.files.blob_path(check_digest(digest)))
         if reader.size != size:
             reader.close()
             raise DataLoss(
@@ -142,7 +139,10 @@ class Content:
                 raise ResourceExhausted(
                     f"content {digest}: has {reader.size} bytes, more than {limit}"
                 )
-            return await reader.read(0, reader.size)
+            data = await reader.read(0, reader.size)
+            if len(data) != reader.size:
+                raise DataLoss(f"content {digest}: the blob on the disk has lost its end")
+            return data
         finally:
             reader.close()
 

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import random
+import resource
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from supervisord.content import behind
 from supervisord.content.blobs import BlobFiles
 from supervisord.content.ingest import Ingest
 from supervisord.content.reader import BlobReader
-from supervisord.contracts.errors import ResourceExhausted
+from supervisord.contracts.errors import DataLoss, NotFound, ResourceExhausted
 
 
 @pytest.fixture
@@ -180,5 +181,36 @@ async def test_a_reader_reads_any_part(tmp_path: Path) -> None:
     assert os.fstat(reader.fileno()).st_size == reader.size
     reader.close()
     reader.close()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(NotFound, match="none"):
         BlobReader(tmp_path / "none")
+
+
+async def test_a_disk_that_cannot_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "b").write_bytes(b"x" * 100)
+    reader, pread = BlobReader(tmp_path / "b"), os.pread
+
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "broken")
+
+    def halves(descriptor: int, size: int, offset: int) -> bytes:
+        return pread(descriptor, (size + 1) // 2, offset)
+
+    monkeypatch.setattr(os, "preadv", broken)
+    with pytest.raises(DataLoss, match="b: cannot read the blob: broken"):
+        await reader.read(0, 10)
+    monkeypatch.setattr(os, "preadv", lambda *_: 5)  # the rest is not in memory
+    monkeypatch.setattr(os, "pread", halves)
+    assert await reader.read(0, 100, b"head") == b"head" + b"x" * 100
+    monkeypatch.setattr(os, "pread", broken)
+    with pytest.raises(DataLoss, match="broken"):
+        await reader.read(0, 10)
+    reader.close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(ResourceExhausted, match="Too many open files"):
+            BlobReader(tmp_path / "b")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
