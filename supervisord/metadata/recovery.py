@@ -96,12 +96,30 @@ async def _remove_all(name: str, backend: Snapshotter, keys: set[str]) -> int:
     return removed
 
 
-async def _recovered(database: Database, name: str, backend: Snapshotter, numbers: Sequence) -> int:
+async def _recovered(
+    database: Database, name: str, backend: Snapshotter, numbers: Sequence
+) -> bool:
+    """Whether a snapshotter could be asked."""
     try:
-        return await recover_snapshots(database, name, backend, numbers)
+        removed = await recover_snapshots(database, name, backend, numbers)
     except (Error, OSError) as error:
-        log.error("snapshotter %s was not checked for orphans: %s", name, error)
-        return 0
+        level = logging.WARNING if is_remote(backend) else logging.ERROR
+        log.log(level, "snapshotter %s was not checked for orphans: %s", name, error)
+        return False
+    if removed:
+        log.info("recovery removed %d orphans of snapshotter %s", removed, name)
+    return True
+
+
+async def recover_remote(
+    database: Database, numbers: Sequence, snapshotters: Mapping[str, Snapshotter]
+) -> dict[str, Snapshotter]:
+    """Those in other processes, all at once; answers the ones that could not be asked."""
+    asked = await asyncio.gather(
+        *(_recovered(database, name, backend, numbers) for name, backend in snapshotters.items())
+    )
+    there = zip(snapshotters.items(), asked, strict=True)
+    return {name: backend for (name, backend), done in there if not done}
 
 
 async def recover_all(
@@ -118,11 +136,9 @@ async def recover_all(
         removed += await recover_content(database, files, removals, numbers)
     except (Error, OSError) as error:
         log.error("content was not checked for orphans: %s", error)
-    for remote in (False, True):  # in another process last: that may be away, or hang
-        for name, backend in snapshotters.items():
-            if is_remote(backend) is remote:
-                removed += await _recovered(database, name, backend, numbers)
-        if not remote:
-            await removals.drain(cleanup=True)
+    for name, backend in snapshotters.items():
+        if not is_remote(backend):  # which may be away, or hang
+            await _recovered(database, name, backend, numbers)
+    await removals.drain(cleanup=True)
     if removed:
         log.info("recovery removed %d orphans", removed)

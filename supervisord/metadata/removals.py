@@ -12,6 +12,7 @@ only itself. For one in another process a drain waits ``PATIENCE`` seconds and n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,7 @@ PATIENCE = 5.0
 
 _BREATH_SECONDS = 0.02
 """How long removals are collected. Whoever removes one thing has more to ask, as a rule at once."""
+_LATEST = 300.0  # seconds after which a snapshotter that was away is tried again
 _BATCH = 256
 _HERE = ""  # the lane of blobs and ingests
 _SNAPSHOTS = references.snapshots("")
@@ -102,6 +104,7 @@ class Removals:
         self._backends = KeyedLock()
         self._waiting: dict[str, asyncio.Task[None]] = {}
         self._to_clean: set[str] = set()
+        self._delays: dict[str, float] = {}
         self._again = False
 
     def poke(self) -> None:
@@ -154,7 +157,15 @@ class Removals:
             try:
                 await self._remove_all(lane)
             except _Unreachable as error:
-                log.warning("removals of %s wait: %s", lane, error)
+                seconds = self._delays[lane] = min(2 * self._delays.get(lane, 1.0), _LATEST)
+                log.warning("removals of %s wait for %g s: %s", lane, seconds, error)
+                asyncio.get_running_loop().call_later(seconds, self._try_again, lane)
+            else:
+                self._delays.pop(lane, None)
+
+    def _try_again(self, lane: str) -> None:
+        with contextlib.suppress(Unavailable):  # the daemon stops
+            self._lane(lane)
 
     async def _remove_all(self, lane: str) -> None:
         last = 0

@@ -6,6 +6,8 @@ runs in the background afterwards.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +34,7 @@ from .inspection import Inspection
 from .leases import Leases
 from .lost import Lost
 from .namespaces import Namespaces
-from .recovery import recover_all
+from .recovery import recover_all, recover_remote
 from .removals import Removals
 from .sandboxes import Sandboxes
 from .schema import MIGRATIONS
@@ -41,6 +43,7 @@ from .snapshots import Snapshots
 
 _CONTENT_THREADS = 8
 _GRACE = 10.0
+_SELDOM = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,20 @@ class Metadata:
             self._numbers,
             self._backends,
         )
+        await self._recover_remote(
+            {name: each for name, each in self._backends.items() if is_remote(each)}, 1.0
+        )
+
+    async def _recover_remote(self, backends: Mapping[str, Snapshotter], seconds: float) -> None:
+        """Again and again, ever more seldom, until all have been asked."""
+        left = await recover_remote(self.database, self._numbers, backends)
+        if left:
+            loop = asyncio.get_running_loop()
+            loop.call_later(seconds, self._recover_later, left, min(2 * seconds, _SELDOM))
+
+    def _recover_later(self, backends: Mapping[str, Snapshotter], seconds: float) -> None:
+        with contextlib.suppress(RuntimeError):  # the daemon stops
+            self._parts.owner.spawn(self._recover_remote(backends, seconds), "recovery of proxies")
 
     async def close(self) -> None:
         """Lets what is on its way end, then closes the database. The snapshotters are closed by

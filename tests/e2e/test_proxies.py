@@ -142,6 +142,31 @@ def test_the_daemon_starts_without_the_socket_and_tells_what_it_was_told() -> No
         proxy.close()
 
 
+def test_what_is_removed_while_the_proxy_is_away_goes_when_it_is_back() -> None:
+    """Also what a killed daemon has left, when the proxy is not there at the next start."""
+    with served("native") as proxy:
+        folder = proxy.base / "root/snapshots"
+        daemon = Supervisord()
+        with running(daemon, proxy.table("far")) as ctr:
+            words = ["--snapshotter", "far"]
+            for key in ("one", "two"):
+                ctr("snapshots", *words, "prepare", key)
+            orphan = snapshots_pb2.PrepareSnapshotRequest(key=f"{NAMESPACE}/1/orphan")
+            wire = Wire(proxy.address, NAMESPACE)
+            wire.snapshots.Prepare(orphan)
+            wire.close()
+            assert len(list(folder.iterdir())) == 3
+            proxy.kill()
+            ctr("snapshots", *words, "rm", "one")
+            daemon.restart()
+            ctr("snapshots", *words, "rm", "two")
+            proxy.start()
+            end = time.monotonic() + 60
+            while list(folder.iterdir()):
+                assert time.monotonic() < end, daemon.log_tail()
+                time.sleep(0.1)
+
+
 def test_a_proxy_that_hangs_delays_nobody_else(image_tar: Path) -> None:
     with served("overlayfs") as proxy:
         table = proxy.table("far", 'timeout = "3s"')
