@@ -327,8 +327,8 @@ REGISTRATIONS = (
             "startup_delay": "100ms",
         },
         config_help={
-            "pause_threshold": "Largest share of time in which collections may look for garbage and "
-            "delete records; the removal of the data is not counted.",
+            "pause_threshold": "Largest share of time in which collections may look for garbage "
+            "and delete records; the removal of the data is not counted.",
             "deletion_threshold": "Deletions after which one starts at once; 0: as scheduled.",
             "mutation_threshold": "Changes after which the next scheduled one takes place.",
             "schedule_delay": "How long after a threshold is reached it starts.",

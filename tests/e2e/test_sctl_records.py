@@ -166,6 +166,7 @@ def test_gc(sctl: Sctl, unique: str) -> None:
     assert sctl("content", "ls", "-q").out.split() == [kept]
     assert gone != kept
     assert json.loads(sctl("gc", "--format", "json").out)["seconds"] > 0
+    sctl.refused("gc", "--only", sctl.namespace, says="--dry-run")
 
 
 @pytest.mark.only("containerd", reason="the other one can tell")

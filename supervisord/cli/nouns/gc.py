@@ -13,6 +13,7 @@ from ..arguments import Noun, format_flag
 from ..connection import Connection, connect
 from ..errors import CliError, is_code
 from ..output import human_bytes, listing, show, show_json
+from ..values import require
 
 
 def register(noun: Noun) -> None:
@@ -34,6 +35,9 @@ def register(noun: Noun) -> None:
 
 def collect(args: argparse.Namespace) -> None:
     """One collection, or a look at what it would do."""
+    require(
+        args.dry_run or not args.only, "gc: --only goes with --dry-run alone"
+    )
     with connect(args) as daemon:
         if args.dry_run:
             _preview(daemon, args.only, args.format)
