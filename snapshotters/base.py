@@ -25,11 +25,11 @@ from supervisord.contracts.checks import Finding, Options, Report
 from supervisord.contracts.errors import Error, NotFound, ResourceExhausted, Unavailable, Unknown
 from supervisord.contracts.filters import parse
 from supervisord.contracts.snapshots import Info, Kind, Mount, Usage
-from supervisord.linux.openat import syncfs
 from supervisord.sqlite.database import Database
 
 from . import index
 from .check import Folders, check_folders
+from .durable import sync_tree
 from .trash import remove_tree
 from .usage import disk_usage
 
@@ -234,7 +234,7 @@ class DirectorySnapshotter(ABC):
         tree = self._tree(row.id)
         usage = disk_usage(tree)
         if self._sync_commit and usage.inodes > 1:
-            sync_tree(tree)
+            sync_tree(tree, usage.inodes, self._folder)
         return usage
 
     async def _measured(self, row: index.Row, work: Callable[[], Usage]) -> Usage:
@@ -272,16 +272,6 @@ def field(info: Info, path: Sequence[str]) -> tuple[str, bool]:
             key = ".".join(path[1:])
             return info.labels.get(key, ""), key in info.labels
     return "", False
-
-
-def sync_tree(tree: str) -> None:
-    """Waits until all that was written in a directory is on the disk. Raises OSError."""
-    # With all else on it: thousands of files one by one would be as many commits of the journal.
-    fd = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        syncfs(fd)
-    finally:
-        os.close(fd)
 
 
 def disk_error(name: str, error: OSError) -> Error:

@@ -29,15 +29,17 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def copy_tree(source: str, target: str) -> None:
+def copy_tree(source: str, target: str) -> int:
     """Copies what is in ``source`` into the directory ``target``, which is there and empty, and
-    gives it the attributes of ``source``. Raises OSError."""
+    gives it the attributes of ``source``. Answers the number of names in it, and one for itself.
+
+    Raises OSError."""
     with ExitStack() as stack:
         tops = []
         for path in (source, target):
             tops.append(os.open(path, _FOLDER))
             stack.callback(os.close, tops[-1])
-        _Copy(*tops).run()
+        return _Copy(*tops).run()
 
 
 class _Copy:
@@ -47,11 +49,12 @@ class _Copy:
         self._source = source
         self._target = target
         self._reflinks = True
+        self._entries = 1
         self._owner = os.geteuid(), os.getegid()
         self._first: dict[tuple[int, int], bytes] = {}
         self._links: list[tuple[bytes, bytes]] = []
 
-    def run(self) -> None:
+    def run(self) -> int:
         made: list[bytes] = []
         waiting = [b"."]
         while waiting:
@@ -62,6 +65,7 @@ class _Copy:
             os.link(first, name, src_dir_fd=top, dst_dir_fd=top, follow_symlinks=False)
         for path in reversed(made):  # children first, so that they leave the times alone
             self._folder_attributes(path)
+        return self._entries
 
     def _folder(self, path: bytes) -> list[bytes]:
         """Copies what is in one folder; of the folders in it, which are answered, only names."""
@@ -73,6 +77,7 @@ class _Copy:
             stack.callback(os.close, writing)
             with os.scandir(reading) as entries:
                 for entry in entries:
+                    self._entries += 1
                     name = os.fsencode(entry.name)
                     if entry.is_dir(follow_symlinks=False):
                         os.mkdir(name, 0o700, dir_fd=writing)

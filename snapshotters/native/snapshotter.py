@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 
 from snapshotters import index
-from snapshotters.base import DirectorySnapshotter, disk_error, sync_tree
+from snapshotters.base import DirectorySnapshotter, disk_error
+from snapshotters.durable import sync_tree
 from supervisord.aio.locks import KeyedLock
 from supervisord.contracts.errors import DataLoss, FailedPrecondition
 from supervisord.contracts.snapshots import Kind, Mount
@@ -153,8 +154,7 @@ def _fill(target: str, source: str | None) -> None:
     if source is None:
         folder.chmod(_MODE)
     else:
-        copy_tree(source, target)
-        sync_tree(target)
+        sync_tree(target, copy_tree(source, target), str(folder.parent))
 
 
 def _make_root(root: Path) -> None:
