@@ -8,9 +8,11 @@ that more than a server that was not reached.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from supervisord.contracts.errors import (
     Error,
@@ -24,12 +26,15 @@ from supervisord.contracts.errors import (
     Unknown,
 )
 
-from ..hosts.endpoint import Capability
+from ..hosts.endpoint import Capability, Endpoint
 from ..oci import media
 from ..oci.documents import LARGEST_MANIFEST, Descriptor
 from ..reference import Reference, is_digest
 from .http import aiohttp
-from .session import Session
+from .keeper import NOBODY
+from .session import Session, session
+
+log = logging.getLogger(__name__)
 
 _DIGEST_HEADER = "Docker-Content-Digest"
 _ACCEPT = ", ".join((*media.ACCEPTED, "*/*"))
@@ -73,9 +78,9 @@ class Repository:
         kinds = ("manifests", "blobs") if self.reference.digest else ("manifests",)
         for kind in kinds:
             failures = _Failures(self.reference)
-            for session in self.able(needed):
+            for asked in self.able(needed):
                 try:
-                    return await self._resolve_at(session, kind, target)
+                    return await self._resolve_at(asked, kind, target)
                 except Error as error:
                     failures.add(error)
             # Only what no server has may be a blob by its digest: registries of old.
@@ -96,12 +101,12 @@ class Repository:
         async with AsyncExitStack() as stack:
             failures = _Failures(self.reference)
             body = None
-            for session in self.able(Capability.PULL):
+            for asked in self.able(Capability.PULL):
                 try:
                     response = await stack.enter_async_context(
-                        session.request(
+                        asked.request(
                             "GET",
-                            self._url(session, kind, descriptor.digest),
+                            self._url(asked, kind, descriptor.digest),
                             scopes=self.scopes(),
                             headers=_headers(descriptor, offset, length),
                             good=(200, 206),
@@ -111,13 +116,40 @@ class Repository:
                     break
                 except Error as error:
                     failures.add(error)
+            if body is None and isinstance(failures.worst(), NotFound):
+                body = await self._elsewhere(stack, descriptor, offset, length)
             if body is None:
                 raise failures.worst(descriptor.digest)
             yield body
 
+    async def _elsewhere(
+        self, stack: AsyncExitStack, descriptor: Descriptor, offset: int, length: int | None
+    ) -> Body | None:
+        """From the addresses that a layer names which registries need not have. They are told
+        nothing of us, and asked for no other blobs: a manifest could name any server of ours."""
+        if not media.is_nondistributable(descriptor.media_type):
+            return None
+        for url in descriptor.urls or ():
+            parts = urlsplit(url)
+            if parts.scheme != "https" or not parts.netloc:
+                continue
+            try:
+                stranger = await stack.enter_async_context(
+                    session(Endpoint(parts.netloc, path=""), NOBODY)
+                )
+                response = await stack.enter_async_context(
+                    stranger.request(
+                        "GET", url, headers=_headers(descriptor, offset, length), good=(200, 206)
+                    )
+                )
+                return _body(response, offset)
+            except Error as error:
+                log.info("%s: not to be had from %s: %s", descriptor.digest, url, error)
+        return None
+
     def able(self, needed: Capability) -> Sequence[Session]:
         """The endpoints that may be asked for it. Raises NotFound where there is none."""
-        found = [session for session in self._sessions if session.endpoint.can(needed)]
+        found = [one for one in self._sessions if one.endpoint.can(needed)]
         if not found:
             raise NotFound(f"{self.reference.host}: no server is configured for {needed.name}")
         return found
