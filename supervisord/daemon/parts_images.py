@@ -23,6 +23,7 @@ _OVERLAYS = ("erofs", "overlayfs")
 
 
 async def _transfers(context: PluginContext) -> Any:
+    from supervisord.aio.owner import TaskOwner
     from supervisord.contracts.durations import seconds
     from supervisord.images.pull.limits import Limits
     from supervisord.images.registry.keeper import NOBODY, Docker
@@ -60,6 +61,10 @@ async def _transfers(context: PluginContext) -> Any:
     )
     transfers = Transfers(metadata.content, metadata.images, metadata.leases, unpacker, defaults)
     context.on_close(transfers.close)
+    recovery = TaskOwner("transfers' recovery")
+    names = [namespace.name for namespace in metadata.namespaces.list()]
+    recovery.spawn(transfers.recover(names), "snapshots")
+    context.on_close(recovery.close)
     return transfers
 
 

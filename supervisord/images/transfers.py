@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from supervisord.aio.groups import task_group
 from supervisord.aio.owner import TaskOwner
 from supervisord.contracts.content import ContentStore
-from supervisord.contracts.errors import InvalidArgument, NotFound, Unimplemented
+from supervisord.contracts.errors import Error, InvalidArgument, NotFound, Unimplemented
 from supervisord.contracts.images import Image, ImageStore
 from supervisord.contracts.leases import Lease, LeaseStore
 from supervisord.contracts.scope import Scope
@@ -39,12 +39,13 @@ from .registry.repository import Repository
 from .registry.session import Patience
 from .selection import Selection
 from .tree import Tree
-from .unpacking import Target, Unpacker
+from .unpacking import EXTRACT, Target, Unpacker
 
 log = logging.getLogger(__name__)
 
 _LEASE_HOURS = 24
 _EXPIRE = "containerd.io/gc.expire"
+_TRANSFER = "supervisord.io/transfer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,24 @@ class Transfers:
     async def close(self) -> None:
         """Waits for what is cleaned away."""
         await self._owner.close(grace=10.0)
+
+    async def recover(self, namespaces: Sequence[str]) -> None:
+        """Removes what transfers have left in half that ended with the daemon: snapshots in which
+        layers were extracted. What was downloaded stays until their leases end."""
+        for namespace in namespaces:
+            for lease in self._leases.list(namespace, [f'labels."{_TRANSFER}"']):
+                scope = Scope(namespace)
+                for resource in self._leases.list_resources(namespace, lease.id):
+                    kind, _, name = resource.type.partition("/")
+                    target = self._defaults.targets.get(name)
+                    if kind == "snapshots" and target and resource.id.startswith(EXTRACT):
+                        await self._removed(scope, target, resource.id)
+
+    async def _removed(self, scope: Scope, target: Target, key: str) -> None:
+        try:
+            await target.snapshots.remove(scope, key)
+        except Error as error:
+            log.info("snapshot %s of a transfer stays: %s", key, error)
 
     async def transfer(
         self, scope: Scope, source: End, destination: End, report: Report | None = None
@@ -242,8 +261,9 @@ class Transfers:
             yield scope
             return
         until = datetime.now(UTC) + timedelta(hours=_LEASE_HOURS)
-        label = {_EXPIRE: until.isoformat(timespec="seconds").replace("+00:00", "Z")}
-        lease = await self._leases.create(scope.namespace, Lease("", labels=label))
+        expires = until.isoformat(timespec="seconds").replace("+00:00", "Z")
+        labels = {_EXPIRE: expires, _TRANSFER: "running"}
+        lease = await self._leases.create(scope.namespace, Lease("", labels=labels))
         try:
             yield Scope(scope.namespace, lease.id)
         finally:

@@ -46,6 +46,9 @@ log = logging.getLogger(__name__)
 Bring = Callable[[Descriptor, Callable[[bytes], Awaitable[None]] | None], Awaitable[bool]]
 """Sees to it that a layer's blob is here; true if all its bytes went through what was given."""
 
+EXTRACT = "extract-"
+"""What the keys of snapshots begin with that layers are extracted into; it is containerd's word."""
+
 _REF = "containerd.io/snapshot.ref"
 _DIFF_ID = "containerd.io/snapshot/diff-id"
 _PARENT = "containerd.io/snapshot/parent-chain-id"
@@ -190,7 +193,7 @@ class Unpacker:
         labels = _labels(layer)
         async with AsyncExitStack() as undo:
             for _ in range(3):
-                key = f"extract-{time.time_ns()}-{secrets.token_hex(4)} {layer.chain_id}"
+                key = f"{EXTRACT}{time.time_ns()}-{secrets.token_hex(4)} {layer.chain_id}"
                 try:
                     mounts = await target.snapshots.prepare(scope, key, parent, labels)
                 except AlreadyExists:

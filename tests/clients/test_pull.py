@@ -7,7 +7,8 @@ how an image must look, is the second opinion.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -291,3 +292,52 @@ def test_a_client_that_goes_away(mover: Mover, wire: Wire, faulty: Proxy, image:
         mover.pull(name, timeout=3)
     faulty.faults.clear()
     mover.pull(name)
+
+
+def test_a_daemon_that_is_killed_in_the_middle(
+    own_daemon: Daemon, faulty: Proxy, image: Image, unique: str
+) -> None:
+    """The next one goes on from the bytes that came, and nothing half-made is seen."""
+    largest = max(image.layers, key=lambda layer: len(image.blobs[layer]))
+    faulty.faults.append(Fault(largest, stall_after=600_000))
+    name = f"{faulty.address}/busybox:1"
+    wire = Wire(own_daemon.address, unique, ours=own_daemon.ours)
+    try:
+        thread = threading.Thread(target=_fails, args=(Mover(wire), name))
+        thread.start()
+        _until(lambda: any(one.offset >= 500_000 for one in _statuses(wire)))
+        own_daemon.kill()
+        thread.join()
+        own_daemon.start()
+    finally:
+        wire.close()
+    wire = Wire(own_daemon.address, unique, ours=own_daemon.ours)
+    try:
+        assert not wire.images.List(images_pb2.ListImagesRequest()).images
+        faulty.faults.clear()
+        faulty.seen.clear()
+        Mover(wire).pull(name)
+        (seen,) = faulty.asked(largest)
+        assert int(seen.headers["range"].removeprefix("bytes=").removesuffix("-")) >= 500_000
+        request = snapshots_pb2.ListSnapshotsRequest(snapshotter="overlayfs")
+        listed = {info.name for page in wire.snapshots.List(request) for info in page.info}
+        assert listed == set(image.chain_ids)
+        sweep.namespace(wire)
+    finally:
+        wire.close()
+
+
+def _fails(mover: Mover, name: str) -> None:
+    with pytest.raises(grpc.RpcError):
+        mover.pull(name)
+
+
+def _statuses(wire: Wire) -> Sequence[content_pb2.Status]:
+    return wire.content.ListStatuses(content_pb2.ListStatusesRequest()).statuses
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
