@@ -17,8 +17,8 @@ from tests.conformance.ocitar import Image, Member, build
 from tests.registries.faults import Proxy, proxy
 from tests.registries.server import Server, server, skopeo
 
-PATIENT = Patience(stall=0.5, dial=2.0, attempts=3)
-"""For tests in which something stalls."""
+PATIENT = Patience(stall=5.0, dial=5.0, attempts=3)
+"""Fewer attempts, so that what fails does so soon."""
 
 
 @pytest.fixture(scope="session")
