@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SNAPSHOTTER = "io.containerd.snapshotter.v1"
 DIFFER = "io.containerd.differ.v1"
+CONTROLLER = "io.containerd.sandbox.controller.v1"
 CONTENT = "io.containerd.content.v1"
 
 TYPES: Mapping[str, str] = {"snapshot": SNAPSHOTTER, "diff": DIFFER}
@@ -43,6 +44,8 @@ def checked(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
     kind = proxy["type"]
     if kind in ("content", CONTENT):
         raise InvalidArgument("type: content is kept by the daemon itself, and cannot be elsewhere")
+    if kind in ("sandbox", CONTROLLER):
+        raise InvalidArgument("type: sandboxes are run by shims of this daemon, and not elsewhere")
     if kind not in TYPES and kind not in TYPES.values():
         raise InvalidArgument(f"type: {kind!r} is none of {', '.join(TYPES)}")
     proxy["type"] = TYPES.get(kind, kind)

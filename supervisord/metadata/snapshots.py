@@ -23,10 +23,12 @@ from supervisord.aio.owner import TaskOwner
 from supervisord.contracts import filters as filter_language
 from supervisord.contracts.errors import (
     AlreadyExists,
+    DeadlineExceeded,
     Error,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    Unavailable,
     Unknown,
 )
 from supervisord.contracts.scope import Scope
@@ -254,6 +256,13 @@ class Snapshots:
                 raise AlreadyExists(
                     f'target snapshot "{target}" from snapshotter: already exists'
                 ) from error
+            except DeadlineExceeded:  # it may still be made, so that it has to go later
+                await self._commits.write(lambda c: note_snapshot(c, self.name, backend))
+                self._removals.poke()
+                raise
+            except Unavailable:  # it may have been made before the connection broke
+                await self._undo(backend)
+                raise
             now = time.time_ns()
             row = rows.SnapshotRow(key, backend, parent, kept, now, now)
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,16 @@ import pytest
 from protos.containerd.events import events_pb2
 from supervisord.contracts.errors import (
     AlreadyExists,
+    DeadlineExceeded,
+    Error,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    Unavailable,
 )
 from supervisord.contracts.leases import Lease
 from supervisord.contracts.scope import Scope
-from supervisord.contracts.snapshots import Info, Kind
+from supervisord.contracts.snapshots import Info, Kind, Mount
 from supervisord.metadata.store import Metadata
 
 from .conftest import SCOPE, MemorySnapshotter, Recorder, opened
@@ -131,6 +135,27 @@ async def test_a_remote_snapshot_is_adopted(metadata: Metadata, backend: MemoryS
     assert backend.snapshots[next(k for k in backend.snapshots if "child" in k)].parent == (
         "remote/thing"
     )
+
+
+@pytest.mark.parametrize("kind", [DeadlineExceeded, Unavailable])
+async def test_what_was_made_behind_an_error_goes(
+    metadata: Metadata, backend: MemorySnapshotter, kind: type[Error]
+) -> None:
+    """The answer of a snapshotter in another process may be lost, or come too late."""
+    store = metadata.snapshots["memory"]
+    prepare = backend.prepare
+
+    async def late(key: str, parent: str, labels: Mapping[str, str]) -> Sequence[Mount]:
+        await prepare(key, parent, labels)
+        raise kind("no answer")
+
+    backend.prepare = late  # type: ignore[method-assign]
+    with pytest.raises(kind, match="no answer"):
+        await store.prepare(SCOPE, "key", "", {})
+    await store.cleanup(SCOPE)
+    assert backend.snapshots == {}
+    backend.prepare = prepare  # type: ignore[method-assign]
+    assert await store.prepare(SCOPE, "key", "", {})
 
 
 async def test_leases_hold_snapshots(metadata: Metadata, backend: MemorySnapshotter) -> None:
