@@ -27,8 +27,8 @@ _LEVELS = ("debug", "info", "warning", "error")
 def _parser(found: Mapping[str, Registration]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m snapshotters.serve",
-        description="Serves one snapshotter on a unix socket, as a proxy plugin of containerd or "
-        "of this daemon. SIGTERM lets calls under way end; snapshots stay.",
+        description="Serves one snapshotter on a unix socket, as a proxy plugin of containerd\n"
+        "or of this daemon. SIGTERM lets calls under way end; snapshots stay.",
         epilog=_options_help(found),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -64,6 +64,7 @@ def test_it_can_be_served(environment: dict[str, str]) -> None:
     assert "copies: reflink ('auto')" in done.stdout, done.stderr
 
 
+@pytest.mark.timeout(400)
 def test_it_passes_the_suite(environment: dict[str, str], tmp_path: Path) -> None:
     """With nothing of this project but what is installed: no settings, no fixtures of its tests."""
     shutil.copy(EXAMPLE / "test_copies.py", tmp_path)
@@ -74,7 +75,7 @@ def test_it_passes_the_suite(environment: dict[str, str], tmp_path: Path) -> Non
         env=environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=380,
         check=False,
     )
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]

@@ -35,9 +35,7 @@ def register(noun: Noun) -> None:
 
 def collect(args: argparse.Namespace) -> None:
     """One collection, or a look at what it would do."""
-    require(
-        args.dry_run or not args.only, "gc: --only goes with --dry-run alone"
-    )
+    require(args.dry_run or not args.only, "gc: --only goes with --dry-run alone")
     with connect(args) as daemon:
         if args.dry_run:
             _preview(daemon, args.only, args.format)

@@ -33,6 +33,7 @@ async def btrfs(volume: Path) -> AsyncIterator[BtrfsSnapshotter]:
 
 
 class TestBtrfs(SnapshotterSuite):
+    ways = ("direct", "daemon")
     many_layers = 32  # each waits for two transactions of the disk
 
     @pytest.fixture

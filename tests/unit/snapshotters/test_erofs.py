@@ -64,6 +64,7 @@ async def erofs(opener: Opener) -> AsyncIterator[ErofsSnapshotter]:
 
 @pytest.mark.blocks("a program is started for each layer, which waits until it has a processor")
 class TestErofs(SnapshotterSuite):
+    ways = ("direct", "daemon")
     renames_lower_directories = False
     commit_keeps_usage = False
 

@@ -71,6 +71,7 @@ class TestOverlayfsMapped(WithOptions):
 
 
 class TestNative(SnapshotterSuite):
+    ways = ("direct", "daemon")  # which has the others in it
     many_layers = 16  # each is a copy of all below
 
     async def open(self, root: Path) -> Snapshotter:
