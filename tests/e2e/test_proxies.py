@@ -15,6 +15,7 @@ import pytest
 from protos.containerd.services.diff.v1 import diff_pb2
 from protos.containerd.services.introspection.v1 import introspection_pb2, introspection_pb2_grpc
 from protos.containerd.services.snapshots.v1 import snapshots_pb2
+from snapshotters.erofs.probe import supported as erofs_supported
 from tests.conformance.ctr import Ctr
 from tests.conformance.daemons import KINDS, Containerd, Daemon, Supervisord
 from tests.conformance.fixtures import IMAGE
@@ -27,9 +28,11 @@ Code = grpc.StatusCode
 # Ours, in both daemons ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("snapshotter", ["overlayfs", "native"])
+@pytest.mark.parametrize("snapshotter", ["overlayfs", "native", "erofs"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_ours_serve_a_daemon(kind: str, snapshotter: str, image_tar: Path) -> None:
+    if snapshotter == "erofs" and not erofs_supported():
+        pytest.skip("this kernel has no erofs")
     with served(snapshotter) as proxy:
         with running(KINDS[kind](), proxy.table("far")) as ctr:
             run_and_remove(ctr, "far", image_tar)
