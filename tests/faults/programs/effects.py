@@ -120,7 +120,7 @@ def main() -> None:
     effects.is_zygote = module == "shims.zygote"
     import supervisord.linux.syscalls as syscalls
 
-    for name in ("mount", "umount2", "syscall"):
+    for name in ("mount", "umount2", "ioctl", "syscall"):
         effects.around(syscalls, name)
     if effects.is_zygote:
         zygote(effects)

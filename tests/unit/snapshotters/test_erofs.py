@@ -320,3 +320,14 @@ async def test_layers_of_a_limited_size(opener: Opener, tmp_path: Path) -> None:
         assert second.type == "erofs"
         assert "lowerdir={{ mount 1 }}" in overlay.options
         assert "upperdir={{ mount 0 }}/upper" in overlay.options
+
+
+@on_mounts
+async def test_images_can_be_compressed(opener: Opener, tmp_path: Path) -> None:
+    async with opener(Settings(mkfs_options=["-zlz4hc"])) as erofs:
+        with mounted(await erofs.prepare("a", "", {}), tmp_path / "mnt") as root:
+            (root / "file").write_bytes(b"again and again\n" * 100_000)
+        await erofs.commit("one", "a", {})
+        assert (await erofs.usage("one")).size < 100_000
+        with mounted(await erofs.view("v", "one", {}), tmp_path / "mnt") as root:
+            assert (root / "file").read_bytes() == b"again and again\n" * 100_000
