@@ -22,28 +22,29 @@ from .nodes import LEASES, Node, outside
 PIECE = 512
 """Records that one write deletes."""
 
-# ``flat`` is set for what a flat lease keeps: from there only flat edges are followed, except from
-# an ingest, which keeps its blob whole. ``also`` are edges that are no rows of ``refs``.
+# The key comes first wherever rows are compared: it is what they differ in. ``flat`` is set for
+# what a flat lease keeps: from there only flat edges are followed, except from an ingest, which
+# keeps its blob whole. ``also`` are edges that are no rows of ``refs``.
 _LIVE = """
 WITH RECURSIVE also(namespace, kind, key, to_kind, to_key) AS MATERIALIZED (
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
             json_extract(value, '$[3]'), json_extract(value, '$[4]')
         FROM json_each(:edges)
     UNION ALL {met}
-), live(namespace, kind, key, flat) AS (
-    SELECT namespace, 'leases', id, flat FROM leases
+), live(key, kind, namespace, flat) AS (
+    SELECT id, 'leases', namespace, flat FROM leases
         WHERE expires_at IS NULL OR expires_at >= :now
-    UNION SELECT namespace, 'images', name, 0 FROM images
+    UNION SELECT name, 'images', namespace, 0 FROM images
         WHERE expires_at IS NULL OR expires_at >= :now
-    UNION SELECT namespace, 'containers', id, 0 FROM containers
-    UNION SELECT namespace, 'sandboxes', id, 0 FROM sandboxes
-    UNION SELECT namespace, 'ingests', ref, 0 FROM ingests WHERE expires_at >= :now
-    UNION SELECT namespace, 'content', digest, 0 FROM blobs WHERE root
-    UNION SELECT namespace, 'snapshots/' || snapshotter, key, 0 FROM snapshots WHERE root
+    UNION SELECT id, 'containers', namespace, 0 FROM containers
+    UNION SELECT id, 'sandboxes', namespace, 0 FROM sandboxes
+    UNION SELECT ref, 'ingests', namespace, 0 FROM ingests WHERE expires_at >= :now
+    UNION SELECT digest, 'content', namespace, 0 FROM blobs WHERE root
+    UNION SELECT key, 'snapshots/' || snapshotter, namespace, 0 FROM snapshots WHERE root
     UNION SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'),
             json_extract(value, '$[2]'), 0
         FROM json_each(:outside) WHERE json_extract(value, '$[3]')
-    UNION SELECT refs.namespace, refs.to_kind, refs.to_key,
+    UNION SELECT refs.to_key, refs.to_kind, refs.namespace,
             iif(refs.to_kind = 'ingests', 0, live.flat)
         FROM live CROSS JOIN refs ON refs.namespace = live.namespace
             AND refs.kind = live.kind AND refs.key = live.key
@@ -52,21 +53,21 @@ WITH RECURSIVE also(namespace, kind, key, to_kind, to_key) AS MATERIALIZED (
 )
 """
 _ALSO = """
-    UNION SELECT also.namespace, also.to_kind, also.to_key, 0
+    UNION SELECT also.to_key, also.to_kind, also.namespace, 0
         FROM live CROSS JOIN also ON also.namespace = live.namespace
             AND also.kind = live.kind AND also.key = live.key
         WHERE NOT live.flat OR also.kind = 'leases'
 """
 _GARBAGE = """
-SELECT namespace, 'leases', id FROM leases
-UNION ALL SELECT namespace, 'images', name FROM images
-UNION ALL SELECT namespace, 'ingests', ref FROM ingests
-UNION ALL SELECT namespace, 'content', digest FROM blobs
-UNION ALL SELECT namespace, 'snapshots/' || snapshotter, key FROM snapshots
+SELECT id, 'leases', namespace FROM leases
+UNION ALL SELECT name, 'images', namespace FROM images
+UNION ALL SELECT ref, 'ingests', namespace FROM ingests
+UNION ALL SELECT digest, 'content', namespace FROM blobs
+UNION ALL SELECT key, 'snapshots/' || snapshotter, namespace FROM snapshots
 UNION ALL SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'),
         json_extract(value, '$[2]')
     FROM json_each(:outside)
-EXCEPT SELECT namespace, kind, key FROM live
+EXCEPT SELECT key, kind, namespace FROM live
 """
 _PLAIN = _LIVE.format(met=conditions.MET, also="") + _GARBAGE
 _WITH_MORE = _LIVE.format(met=conditions.MET, also=_ALSO) + _GARBAGE
@@ -106,14 +107,15 @@ def garbage(connection: sqlite3.Connection, now: int, beside: Outside) -> list[F
     edges = [(namespace, *e.source, *e.target) for namespace, e in beside.edges()]
     more = edges or connection.execute("SELECT 1 FROM conditions LIMIT 1").fetchone()
     listed = [
-        (resource.namespace, outside(kind), resource.key, resource.active)
+        (resource.key, outside(kind), resource.namespace, resource.active)
         for kind, resource in beside.resources
     ]
     rows = connection.execute(
         _WITH_MORE if more else _PLAIN,
         {"now": now, "edges": json.dumps(edges), "outside": json.dumps(listed)},
     ).fetchall()
-    return [found for found in (Found(*row) for row in rows) if not beside.is_kept(found)]
+    found = [Found(namespace, kind, key) for key, kind, namespace in rows]
+    return [one for one in found if not beside.is_kept(one)]
 
 
 def in_pieces(connection: sqlite3.Connection, found: Sequence[Found]) -> list[list[Found]]:
