@@ -51,7 +51,7 @@ class Ingest:
         self._queue: deque[bytes] = deque()
         self._behind = 0
         self._together = together
-        self._drainer: asyncio.Future[None] | None = None
+        self._drainer: Future[None] | None = None
         self._draining = False
         self._room: asyncio.Event | None = None
         self._failure: Error | None = None
@@ -116,8 +116,7 @@ class Ingest:
 
     async def settle(self) -> None:
         """Waits until everything is written. Raises as ``write`` does."""
-        if self._drainer is not None:
-            await asyncio.shield(self._drainer)
+        await self._drained()
         await self._raise_failure()
 
     async def sync(self, then: Callable[[], T]) -> T:
@@ -141,8 +140,7 @@ class Ingest:
         if descriptor < 0:
             return
         try:
-            if self._drainer is not None:
-                await asyncio.shield(self._drainer)
+            await self._drained()
             if self._flush is not None:
                 await asyncio.shield(asyncio.wrap_future(self._flush))
             if durable and self._failure is None:
@@ -160,12 +158,19 @@ class Ingest:
         except OSError as error:
             raise translated(error) from error
 
+    async def _drained(self) -> None:
+        if self._drainer is None:
+            return
+        if self._drainer.done():
+            self._drainer.result()
+        else:
+            await asyncio.shield(asyncio.wrap_future(self._drainer))
+
     async def _raise_failure(self) -> None:
         """Tells a failure of the thread once, with offset and digest back at what is kept."""
         if self._failure is None:
             return
-        if self._drainer is not None:
-            await asyncio.shield(self._drainer)
+        await self._drained()
         failure, self._failure = self._failure, None
         await self._run(self._rehash)
         raise failure
@@ -180,8 +185,9 @@ class Ingest:
             if self._draining:
                 return
             self._draining = True
+        # Nobody waits for it most of the time: it need not wake the loop when it has ended.
         loop = asyncio.get_running_loop()
-        self._drainer = loop.run_in_executor(self._executor, self._drain, loop, self._descriptor)
+        self._drainer = self._executor.submit(self._drain, loop, self._descriptor)
 
     def _drain(self, loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
         while True:
