@@ -83,6 +83,11 @@ class Writer(Protocol):
         FailedPrecondition once closed."""
         ...
 
+    async def settle(self) -> None:
+        """Returns when all bytes so far are in the file: a daemon that is killed now has them
+        when it is started again. Raises what the disk refuses, as ``write`` does."""
+        ...
+
     async def truncate(self, size: int) -> None:
         """Drops all bytes from ``size`` on. Raises FailedPrecondition beyond the end."""
         ...

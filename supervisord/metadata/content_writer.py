@@ -92,6 +92,11 @@ class ContentWriter:
         await ingest.write(data)
         self._updated_at = time.time_ns()
 
+    async def settle(self) -> None:
+        """Waits until all bytes so far are in the file. Raises as ``write`` does."""
+        if self._ingest is not None and not self._ended:
+            await self._ingest.settle()
+
     async def truncate(self, size: int) -> None:
         """Drops all bytes from ``size`` on. Raises FailedPrecondition beyond the end."""
         if size < 0 or size > self.status.offset:

@@ -110,6 +110,8 @@ class WriteSession:
             offset = 0
         if request.data:
             await writer.write(request.data)
+            if request.action == pb.WriteAction.WRITE:
+                await writer.settle()  # an offset that was told is kept, whoever dies
             offset += len(request.data)
             self.moved += len(request.data)
         return offset

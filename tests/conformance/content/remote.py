@@ -212,6 +212,9 @@ class RemoteWriter:
         assert answer.offset == self._status.offset + len(data)
         await self.ask()
 
+    async def settle(self) -> None:
+        """Every answer comes when that is so."""
+
     async def truncate(self, size: int) -> None:
         if size:
             raise InvalidArgument("size: on the wire an ingest can only be started over")
