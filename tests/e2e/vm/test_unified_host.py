@@ -21,7 +21,7 @@ from . import image, machine
 from .inside.conftest import MARK
 
 INSIDE = ("tests/e2e/vm/inside/test_unified.py", "tests/e2e/vm/inside/test_storage.py")
-SECONDS = 900.0
+SECONDS = 1200.0
 _OPTIONS = (
     "-q --tb=short -p no:cacheprovider -c /dev/null --rootdir . --confcutdir tests/e2e/vm/inside"
 )

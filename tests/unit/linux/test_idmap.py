@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,10 +175,32 @@ def test_maps_that_the_kernel_refuses(target: Path) -> None:
         mount.mount_all([Mount("bind", "/", ("bind", f"uidmap={many}"))], str(target))
 
 
-def test_the_namespace_takes_no_process_with_it() -> None:
-    """Nobody who waits for any child ever sees the one that made the namespace."""
+def test_nobody_finds_the_process_of_a_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not who waits for any child, neither while it is there nor when it was killed."""
+    seen: list[int] = []
+    real = os.kill
+
+    def kill(pid: int, number: int) -> None:
+        assert pid in children()
+        real(pid, number)
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            os.sched_yield()
+        with contextlib.suppress(ChildProcessError):
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            assert found is None or found.si_pid != pid
+        seen.append(pid)
+
+    monkeypatch.setattr(os, "kill", kill)
     with idmap.user_namespace("0:100000:1", "") as userns:
-        with pytest.raises(ChildProcessError):
-            os.waitpid(-1, os.WNOHANG)
         assert os.readlink(f"/proc/self/fd/{userns}").startswith("user:[")
         assert os.readlink(f"/proc/self/fd/{userns}") != os.readlink("/proc/self/ns/user")
+    assert len(seen) == 1
+    assert not Path(f"/proc/{seen[0]}").exists()
+
+
+def children() -> list[int]:
+    return [
+        int(pid)
+        for path in Path("/proc/self/task").glob("*/children")
+        for pid in path.read_text().split()
+    ]
