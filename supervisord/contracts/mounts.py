@@ -33,12 +33,14 @@ class ActiveMount:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """``active`` mounts, in the order in which they were made; ``system`` ones are the caller's."""
+    """``active`` mounts, in the order in which they were made; ``system`` ones are the caller's.
+    ``serial`` is another one for each activation, also of the same name."""
 
     name: str
     active: Sequence[ActiveMount] = ()
     system: Sequence[Mount] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    serial: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class MountManager(Protocol):
     async def deactivate(
         self, namespace: str, name: str, *, only: Activation | None = None
     ) -> None:
-        """Takes it away; with ``only``, unless it is another one by now or gone.
+        """Takes it away; with ``only``, unless it is gone, or another one by now.
 
         Raises NotFound, Unavailable (what cannot be unmounted is tried again)."""
         ...

@@ -269,7 +269,7 @@ class Manager:
     async def _deactivate(self, namespace: str, name: str, only: Activation | None) -> None:
         async with self._locks.hold((namespace, name)):
             row = self._rows.get((namespace, name))
-            if only is not None and (row is None or row.activation != only):
+            if only is not None and (row is None or row.id != only.serial):
                 return
             if row is None:
                 raise NotFound(f"mount {name!r} not found")

@@ -57,7 +57,7 @@ class Row:
     @property
     def activation(self) -> Activation:
         """What clients see of it."""
-        return Activation(self.name, self.active, self.system, self.labels)
+        return Activation(self.name, self.active, self.system, self.labels, self.id)
 
 
 def insert(
