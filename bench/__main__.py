@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 
-from bench import census, figures, layers, paired, soak
+from bench import census, figures, layers, paired, registry, soak
 from bench.cases import CASES, UNASKED, Plan
 from bench.client import Client, unique
 from bench.daemons import COMMANDS, Daemon, StartFailed, running
@@ -77,6 +77,7 @@ def main() -> int:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sv-bench-")))
         group = unique("bench-")
         stack.callback(census.remove_group, group)
+        stack.callback(registry.close)
         daemons: dict[str, tuple[Daemon, Client]] = {}
         for name in COMMANDS:
             try:

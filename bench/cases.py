@@ -22,6 +22,7 @@ from google.protobuf.empty_pb2 import Empty
 from bench import chain as _chain
 from bench import contents, figures, heap, layers, streams
 from bench import idle as _idle
+from bench import images as _images
 from bench.bare import bare
 from bench.client import META, PROCESS, Client, oci_spec, unique
 from bench.figures import Figure, quantile
@@ -269,6 +270,11 @@ def fanout(client: Client, plan: Plan) -> Values:
     yield figures.EVENTS_P99, quantile(late, 0.99) * 1e3
 
 
+def images(client: Client, plan: Plan) -> Values:
+    """Images to and from a registry."""
+    yield from _images.transfers(client.address)
+
+
 CASES: dict[str, Callable[[Client, Plan], Values]] = {
     "rpc": rpc,
     "lifecycle": lifecycle,
@@ -285,7 +291,8 @@ CASES: dict[str, Callable[[Client, Plan], Values]] = {
     "collect": collect,
     "events": fanout,
     "idle": idle,
+    "images": images,
 }
 
-UNASKED = tuple(name for name in CASES if name not in ("idle", "collect"))
+UNASKED = tuple(name for name in CASES if name not in ("idle", "collect", "images"))
 """What is run when no case is named; those left out take minutes."""

@@ -42,12 +42,12 @@ def busybox() -> bytes:
     return out.getvalue()
 
 
-def tree(mebibytes: int, files: int) -> bytes:
+def tree(mebibytes: int, files: int, seed: int = 1) -> bytes:
     """A gzip layer with that many files in folders of a hundred; the same bytes every time.
 
     Half of each file is noise and half repeats, so that it shrinks about as far as the
     programs and texts of an ordinary image do."""
-    source = random.Random(1)  # noqa: S311 - the same bytes every time
+    source = random.Random(seed)  # noqa: S311 - the same bytes every time
     each = (mebibytes << 20) // files
     out = io.BytesIO()
     with (
