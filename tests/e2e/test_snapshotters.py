@@ -79,3 +79,19 @@ def test_user_namespaces_see_the_image_as_their_own(served: Supervisord, snapsho
     assert sctl(*words, "/bin/busybox", "sh", "-c", script).out == "0:0\n" * 3
     words = ["run", "--rm", "--snapshotter", snapshotter, IMAGE, "plain"]
     assert sctl(*words, "stat", "-c", "%u:%g", "/bin/busybox").out == "0:0\n"
+
+
+def test_a_container_does_not_notice_that_the_daemon_stops(
+    served: Supervisord, snapshotter: str
+) -> None:
+    sctl = Sctl(served.address, NAMESPACE)
+    sctl("run", "-d", "--snapshotter", snapshotter, IMAGE, "box", "sleep", "1000")
+    assert served.stop() == 0
+    assert not [point for point in served.mounts() if "/snapshots/" in point]
+    served.start()
+    look = ["tasks", "exec", "--exec-id"]
+    assert sctl(*look, "one", "box", "cat", "/etc/passwd").out.startswith("root:")
+    words = ["run", "--rm", "--snapshotter", snapshotter, IMAGE, "other"]
+    assert sctl(*words, "cat", "/etc/passwd").out.startswith("root:")
+    sctl("tasks", "rm", "--force", "box")
+    sctl("containers", "rm", "box")
