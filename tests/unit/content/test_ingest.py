@@ -126,7 +126,7 @@ async def test_a_durable_close_tells_what_the_disk_refuses(
         await ingest.write(b"abc")
         await ingest.close(durable=durable)
     assert len(synced) == 1
-    [record] = [record for record in caplog.records if record.levelname == "WARNING"]
+    [record] = [r for r in caplog.records if r.name == "supervisord.content.ingest"]
     assert "broken" in record.getMessage()
     assert (tmp_path / "i").read_bytes() == b"abcabc"
 
