@@ -20,7 +20,7 @@ def changed(shop: Shop, unique: str, tmp_path: Path) -> str:
     command = shop.ctr("snapshots", "mounts", str(tmp_path), unique).out.split()
     subprocess.run(command, check=True)
     try:
-        (tmp_path / "new").write_text("new")
+        (tmp_path / "new").write_text(unique)  # a blob that no other test has kept
         (tmp_path / "data/kept").unlink()
     finally:
         subprocess.run(["umount", tmp_path], check=True)
