@@ -7,6 +7,7 @@ case that it fails.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -110,7 +111,8 @@ class _Program:
         low = _occupy_low()
         receiving, sending = os.pipe()
         try:
-            fcntl.fcntl(sending, fcntl.F_SETPIPE_SZ, _PIPE)
+            with contextlib.suppress(PermissionError):  # the user's pipes have used up their share
+                fcntl.fcntl(sending, fcntl.F_SETPIPE_SZ, _PIPE)
             self.process = subprocess.Popen(
                 self._command,
                 stdin=source,
