@@ -25,6 +25,7 @@ from supervisord.aio.locks import KeyedLock
 from supervisord.contracts.errors import FailedPrecondition, NotFound
 from supervisord.contracts.snapshots import Kind, Mount, Usage
 from supervisord.linux import btrfs
+from supervisord.linux.durable import make_folder
 from supervisord.sqlite.database import Database
 
 log = logging.getLogger(__name__)
@@ -259,5 +260,5 @@ def _make_root(root: Path) -> str:
     if device is None:
         raise FailedPrecondition(f"path {root} must be on a btrfs filesystem")
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (root / "snapshots").mkdir(mode=0o700, exist_ok=True)
+    make_folder(root / "snapshots")
     return device

@@ -39,6 +39,7 @@ from supervisord.contracts.errors import (
     NotFound,
 )
 from supervisord.contracts.snapshots import Kind, Mount, Usage
+from supervisord.linux.durable import make_folder
 from supervisord.linux.mount import mount_all, unmount_all
 from supervisord.sqlite.database import Database
 
@@ -371,7 +372,7 @@ def _mkdir(path: str, mode: int) -> None:
 
 def _make_root(root: Path, settings: Settings) -> Settings:
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (root / "snapshots").mkdir(mode=0o700, exist_ok=True)
+    make_folder(root / "snapshots")
     if settings.verity and not image.supports_verity(str(root)):
         raise FailedPrecondition(f"fsverity is not supported on the filesystem of {str(root)!r}")
     options = tuple(settings.mount_options)

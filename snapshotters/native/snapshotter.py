@@ -22,6 +22,7 @@ from snapshotters.durable import sync_tree
 from supervisord.aio.locks import KeyedLock
 from supervisord.contracts.errors import DataLoss, FailedPrecondition
 from supervisord.contracts.snapshots import Kind, Mount
+from supervisord.linux.durable import make_folder
 from supervisord.linux.spread import spread
 from supervisord.sqlite.database import Database
 
@@ -159,5 +160,5 @@ def _fill(target: str, source: str | None) -> None:
 
 def _make_root(root: Path) -> None:
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (root / "snapshots").mkdir(mode=0o700, exist_ok=True)
+    make_folder(root / "snapshots")
     spread(f"{root}/snapshots")

@@ -27,6 +27,7 @@ from snapshotters.usage import disk_usage
 from supervisord.contracts.errors import DataLoss, Error, InvalidArgument
 from supervisord.contracts.snapshots import Info, Kind, Mount, Usage
 from supervisord.linux import quota
+from supervisord.linux.durable import make_folder
 from supervisord.linux.spread import spread
 from supervisord.sqlite.database import Database
 
@@ -263,7 +264,7 @@ def _mkdir(path: str, mode: int) -> None:
 def _make_root(root: Path, settings: Settings) -> Settings:
     """The root, and the settings with what was found out about it."""
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (root / "snapshots").mkdir(mode=0o700, exist_ok=True)
+    make_folder(root / "snapshots")
     spread(f"{root}/snapshots")
     probe.check_types(f"{root}/snapshots")
     there = probe.filesystem(str(root))

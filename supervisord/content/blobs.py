@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from supervisord.linux.durable import make_folder, sync_folder
+
 _NUMBER = re.compile(r"[0-9]{1,18}\Z")
 _HEX = re.compile(r"[a-f0-9]+\Z")
 _SPARE = ".link"
@@ -28,11 +30,11 @@ class BlobFiles:
         self.root = root
         self._blobs = root / "blobs"
         self._ingests = root / "ingest"
-        self._ingests.mkdir(parents=True, exist_ok=True)
+        make_folder(self._ingests)
         for algorithm in _ALGORITHMS:
             (self._blobs / algorithm).mkdir(parents=True, exist_ok=True)
         for folder in (self._blobs, root):
-            _sync_folder(folder)
+            sync_folder(folder)
         for left in self._ingests.glob(f"*{_SPARE}"):
             left.unlink()
 
@@ -75,7 +77,7 @@ class BlobFiles:
             spare.unlink(missing_ok=True)
             spare.hardlink_to(source)
             spare.rename(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         return new
 
     def finish(self, number: int, digest: str) -> None:
@@ -97,7 +99,7 @@ class BlobFiles:
         source = self.blob_path(digest)
         source.rename(folder / digest.replace(":", "-"))
         for changed in (self.root, folder, source.parent):
-            _sync_folder(changed)
+            sync_folder(changed)
 
     def remove_blob(self, digest: str) -> None:
         """Removes a blob if it is there."""
@@ -125,11 +127,3 @@ class BlobFiles:
             for entry in entries:
                 if _NUMBER.match(entry.name):
                     yield int(entry.name)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from supervisord.contracts.plugins import GrpcService, Registration
+from supervisord.linux.durable import make_folder
 
 from .config import Config
 from .lock import RootLock
@@ -162,7 +163,7 @@ def _make_folders(config: Config) -> None:
     """``root`` is private; ``state`` may be passed through by a container's mapped root."""
     for key, path, mode in (("root", config.root, 0o700), ("state", config.state, 0o711)):
         try:
-            Path(path).mkdir(mode=mode, parents=True, exist_ok=True)
+            make_folder(Path(path), mode)
             Path(path).chmod(mode)
         except OSError as error:
             raise OSError(f"{key}: cannot make {path}: {error.strerror}") from error

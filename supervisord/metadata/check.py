@@ -83,14 +83,14 @@ class StoreCheck:
         self._repairing |= options.repair
         failed = False
         try:
-            for part in self._in_order(options):
+            for kind, key, part in self._in_order(options):
                 try:
                     async with aclosing(part) as reports:
                         async for report in reports:
                             yield report
                 except (Error, OSError, sqlite3.Error) as error:
                     failed = True
-                    yield Finding("database", self._path, "unreadable", f"not checked: {error}")
+                    yield Finding(kind, key, "unreadable", f"could not be checked: {error}")
             if options.repair and not failed:
                 await self._lost.found_again()
         finally:
@@ -100,18 +100,22 @@ class StoreCheck:
     def _path(self) -> str:
         return self._parts.commits.database.path
 
-    def _in_order(self, options: Options) -> list[AsyncGenerator[Report, None]]:
+    def _in_order(self, options: Options) -> list[tuple[str, str, AsyncGenerator[Report, None]]]:
+        """The parts, with what to say of one that cannot be checked."""
         commits = self._parts.commits
-        snapshots = [
-            SnapshotCheck(store, self._backends[name], commits, self._numbers, self._recovered)
+        blobs = BlobCheck(self._parts, self._numbers, self._recovered)
+        snapshots = {
+            name: SnapshotCheck(
+                store, self._backends[name], commits, self._numbers, self._recovered
+            )
             for name, store in self._stores.items()
-        ]
+        }
         return [
-            self._databases(options),
-            check_records(commits, options),
-            BlobCheck(self._parts, self._numbers, self._recovered).check(options),
-            *(each.check(options) for each in snapshots),
-            check_edges(commits, options),
+            ("database", self._path, self._databases(options)),
+            ("record", self._path, check_records(commits, options)),
+            ("blob", str(self._parts.files.root), blobs.check(options)),
+            *(("snapshot", name, each.check(options)) for name, each in snapshots.items()),
+            ("edge", self._path, check_edges(commits, options)),
         ]
 
     def _all_databases(self) -> list[Path]:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping
 
 from supervisord.content.blobs import BlobFiles
-from supervisord.contracts.errors import Error, FailedPrecondition, NotFound
+from supervisord.contracts.errors import Error, FailedPrecondition, NotFound, Unimplemented
 from supervisord.contracts.snapshots import Kind, Snapshotter, is_remote
 from supervisord.sqlite.database import Database
 
@@ -122,6 +122,16 @@ async def recover_remote(
     return {name: backend for (name, backend), done in there if not done}
 
 
+async def _cleaned(name: str, backend: Snapshotter) -> None:
+    """What a snapshotter that was killed had half made or half removed: no row tells of it."""
+    try:
+        await backend.cleanup()
+    except Unimplemented:
+        return
+    except (Error, OSError) as error:
+        log.error("snapshotter %s was not cleaned up: %s", name, error)
+
+
 async def recover_all(
     database: Database,
     files: BlobFiles,
@@ -136,9 +146,11 @@ async def recover_all(
         removed += await recover_content(database, files, removals, numbers)
     except (Error, OSError) as error:
         log.error("content was not checked for orphans: %s", error)
-    for name, backend in snapshotters.items():
-        if not is_remote(backend):  # which may be away, or hang
-            await _recovered(database, name, backend, numbers)
+    here = {name: each for name, each in snapshotters.items() if not is_remote(each)}
+    for name, backend in here.items():  # the others may be away, or hang
+        await _recovered(database, name, backend, numbers)
     await removals.drain(cleanup=True)
+    for name, backend in here.items():
+        await _cleaned(name, backend)
     if removed:
         log.info("recovery removed %d orphans", removed)

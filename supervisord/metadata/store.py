@@ -21,6 +21,7 @@ from supervisord.content.blobs import BlobFiles
 from supervisord.contracts.events import Publisher
 from supervisord.contracts.leases import Collector
 from supervisord.contracts.snapshots import Snapshotter, is_remote
+from supervisord.linux.durable import make_folder
 from supervisord.sqlite.database import Database
 
 from . import snapshot_rows
@@ -79,7 +80,7 @@ class Metadata:
         """Opens or makes ``root/metadata.db`` and the content folder.
 
         Raises sqlite.migrations.NewerDatabase, DataLoss, OSError, sqlite3.OperationalError."""
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await asyncio.to_thread(make_folder, root)
         lost = Lost(root)
         is_new = not (root / "metadata.db").exists()
         database = await Database.open(root / "metadata.db", MIGRATIONS)

@@ -122,6 +122,8 @@ def main() -> None:
 
     for name in ("mount", "umount2", "ioctl", "syscall"):
         effects.around(syscalls, name)
+    for name in ("fsync", "fdatasync"):
+        effects.around(os, name, after=False)
     if effects.is_zygote:
         zygote(effects)
     else:
@@ -187,6 +189,19 @@ def daemon(effects: Effects) -> None:
         return counted
 
     server._unary = unary
+    streaming = server._streaming
+
+    def streamed(stats: Any, path: str, function: Callable[..., Any]) -> Any:
+        handle = streaming(stats, path, function)
+
+        async def counted(request: Any, context: Any) -> None:
+            effects.happens(f"{path} begins")
+            await handle(request, context)
+            asyncio.get_running_loop().call_soon(effects.happens, f"{path} is answered")
+
+        return counted
+
+    server._streaming = streamed
 
 
 if __name__ == "__main__":
