@@ -27,7 +27,7 @@ from tests.conformance.daemons import Daemon
 from tests.conformance.ocitar import Image
 from tests.conformance.wire import Wire
 from tests.registries.faults import Fault, Proxy, threaded
-from tests.registries.server import PASSWORD, USER, Server, needed, server, skopeo
+from tests.registries.server import PASSWORD, USER, Server, fill, needed, server
 
 pytestmark = [
     needed,
@@ -43,8 +43,7 @@ def registry(
 ) -> Iterator[Server]:
     """A registry that holds the image as ``busybox:1``."""
     with lasting(), server(tmp_path_factory.mktemp("registry")) as found:
-        target = f"docker://{found.address}/busybox:1"
-        skopeo("copy", "--dest-tls-verify=false", f"oci-archive:{image_tar}", target)
+        fill(found, image_tar, "busybox:1")
         yield found
 
 
@@ -176,13 +175,7 @@ def test_credentials_are_asked_of_the_client(
     mover: Mover, wire: Wire, image_tar: Path, image: Image, tmp_path: Path
 ) -> None:
     with server(tmp_path, password=True) as locked:
-        skopeo(
-            "copy",
-            "--dest-tls-verify=false",
-            f"--dest-creds={USER}:{PASSWORD}",
-            f"oci-archive:{image_tar}",
-            f"docker://{locked.address}/busybox:1",
-        )
+        fill(locked, image_tar, "busybox:1", password=True)
         name = f"{locked.address}/busybox:1"
         id, stream, asked = mover.answering(USER, PASSWORD)
         try:

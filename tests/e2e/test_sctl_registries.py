@@ -13,7 +13,7 @@ import pytest
 from tests.conformance.ocitar import Image
 from tests.e2e.conftest import Sctl
 from tests.registries.certificates import Authority
-from tests.registries.server import PASSWORD, USER, Server, needed, server, skopeo
+from tests.registries.server import PASSWORD, USER, Server, fill, needed, server
 
 pytestmark = [
     needed,
@@ -29,13 +29,7 @@ def registry(
 ) -> Iterator[Server]:
     """One that wants a password, and has the image as ``library/busybox:latest``."""
     with lasting(), server(tmp_path_factory.mktemp("registry"), password=True) as found:
-        skopeo(
-            "copy",
-            "--dest-tls-verify=false",
-            f"--dest-creds={USER}:{PASSWORD}",
-            f"oci-archive:{image_tar}",
-            f"docker://{found.address}/busybox:latest",
-        )
+        fill(found, image_tar, "busybox:latest", password=True)
         yield found
 
 
@@ -84,12 +78,7 @@ def test_folders_of_hosts(sctl: Sctl, image_tar: Path, image: Image, tmp_path: P
     folder = tmp_path / "hosts" / "registry.invalid"
     folder.mkdir(parents=True)
     with server(tmp_path, authority=authority) as mirror:
-        skopeo(
-            "copy",
-            "--dest-tls-verify=false",
-            f"oci-archive:{image_tar}",
-            f"docker://{mirror.address}/busybox:1",
-        )
+        fill(mirror, image_tar, "busybox:1")
         (folder / "hosts.toml").write_text(
             f'[host."https://{mirror.address}"]\nca = "{authority.certificate}"\n'
         )

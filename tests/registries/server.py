@@ -99,6 +99,13 @@ def _await(process: subprocess.Popen[bytes], log: Path) -> None:
         time.sleep(0.05)
 
 
+def fill(registry: Server, archive: Path, name: str, *, password: bool = False) -> None:
+    """Has skopeo push an OCI archive as ``name``, ``REPOSITORY:TAG``."""
+    credentials = [f"--dest-creds={USER}:{PASSWORD}"] if password else []
+    target = f"docker://{registry.address}/{name}"
+    skopeo("copy", "--dest-tls-verify=false", *credentials, f"oci-archive:{archive}", target)
+
+
 def skopeo(*arguments: str) -> str:
     """Its output. Fails the test when it fails."""
     done = subprocess.run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ from supervisord.images.registry.repository import Repository
 from supervisord.images.registry.session import Patience, session
 from tests.conformance.ocitar import Image, Member, build
 from tests.registries.faults import Proxy, proxy
-from tests.registries.server import Server, server, skopeo
+from tests.registries.server import Server, fill, server
 
 PATIENT = Patience(stall=5.0, dial=5.0, attempts=3)
 """Fewer attempts, so that what fails does so soon."""
@@ -29,22 +30,21 @@ def image() -> Image:
 
 
 @pytest.fixture(scope="session")
-def archive(image: Image, tmp_path_factory: pytest.TempPathFactory) -> str:
+def archive(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The image, for skopeo."""
     path = tmp_path_factory.mktemp("archive") / "image.tar"
-    return f"oci-archive:{image.write(path, 'test:1')}"
+    return image.write(path, "test:1")
 
 
 @pytest.fixture(scope="session")
 def registry(
     lasting: Callable[[], AbstractContextManager[None]],
-    archive: str,
+    archive: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Server]:
     """A registry without any guard, with the image as ``some/image:1``."""
     with lasting(), server(tmp_path_factory.mktemp("plain")) as found:
-        target = f"docker://{found.address}/some/image:1"
-        skopeo("copy", "--dest-tls-verify=false", archive, target)
+        fill(found, archive, "some/image:1")
         yield found
 
 

@@ -29,7 +29,7 @@ from supervisord.images.registry.session import session
 from tests.conformance.ocitar import Image
 from tests.registries.certificates import Authority
 from tests.registries.faults import Fault, Proxy
-from tests.registries.server import PASSWORD, USER, Server, needed, server, skopeo
+from tests.registries.server import PASSWORD, USER, Server, fill, needed, server, skopeo
 from tests.registries.tokens import REFRESH, TokenServer
 from tests.unit.images.conftest import PATIENT
 
@@ -106,11 +106,10 @@ async def test_without_the_headers_the_manifest_is_read(
     assert len(faulty.asked("manifests")) == 1
 
 
-async def test_a_server_that_nobody_knows(tmp_path: Path, archive: str, image: Image) -> None:
+async def test_a_server_that_nobody_knows(tmp_path: Path, archive: Path, image: Image) -> None:
     authority = Authority(tmp_path / "ca")
     with server(tmp_path, authority=authority) as guarded:
-        target = f"docker://{guarded.address}/some/image:1"
-        skopeo("copy", "--dest-tls-verify=false", archive, target)
+        fill(guarded, archive, "some/image:1")
         address = guarded.address
         with pytest.raises(Unavailable, match="certificate verify failed"):
             await _all(address, Endpoint(address), NOBODY, image)
@@ -121,7 +120,7 @@ async def test_a_server_that_nobody_knows(tmp_path: Path, archive: str, image: I
             await _all(address, Endpoint(address, tls=Tls(ca=("/absent.crt",))), NOBODY, image)
 
 
-async def test_a_server_that_wants_to_know_us(tmp_path: Path, archive: str, image: Image) -> None:
+async def test_a_server_that_wants_to_know_us(tmp_path: Path, archive: Path, image: Image) -> None:
     authority = Authority(tmp_path / "ca")
     certificate, key = authority.issue("127.0.0.2")
     with server(tmp_path, authority=authority, client_authority=True) as guarded:
@@ -130,7 +129,13 @@ async def test_a_server_that_wants_to_know_us(tmp_path: Path, archive: str, imag
         (mine / "client.cert").symlink_to(certificate)
         (mine / "client.key").symlink_to(key)
         target = f"docker://{guarded.address}/some/image:1"
-        skopeo("copy", "--dest-tls-verify=false", f"--dest-cert-dir={mine}", archive, target)
+        skopeo(
+            "copy",
+            "--dest-tls-verify=false",
+            f"--dest-cert-dir={mine}",
+            f"oci-archive:{archive}",
+            target,
+        )
         address, ca = guarded.address, (str(authority.certificate),)
         tls = Tls(ca=ca, client=((str(certificate), str(key)),))
         await _all(address, Endpoint(address, tls=tls), NOBODY, image)
@@ -140,17 +145,11 @@ async def test_a_server_that_wants_to_know_us(tmp_path: Path, archive: str, imag
 
 @pytest.fixture(scope="module")
 def locked(
-    lasting: Lasting, archive: str, tmp_path_factory: pytest.TempPathFactory
+    lasting: Lasting, archive: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A registry with a password."""
     with lasting(), server(tmp_path_factory.mktemp("locked"), password=True) as found:
-        skopeo(
-            "copy",
-            "--dest-tls-verify=false",
-            f"--dest-creds={USER}:{PASSWORD}",
-            archive,
-            f"docker://{found.address}/some/image:1",
-        )
+        fill(found, archive, "some/image:1", password=True)
         yield found
 
 
@@ -176,18 +175,12 @@ def tokens(lasting: Lasting, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def tokened(
     lasting: Lasting,
     tokens: TokenServer,
-    archive: str,
+    archive: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Server]:
     """A registry behind a token server."""
     with lasting(), server(tmp_path_factory.mktemp("tokened"), token=tokens.table) as found:
-        skopeo(
-            "copy",
-            "--dest-tls-verify=false",
-            f"--dest-creds={USER}:{PASSWORD}",
-            archive,
-            f"docker://{found.address}/some/image:1",
-        )
+        fill(found, archive, "some/image:1", password=True)
         yield found
 
 
