@@ -387,8 +387,8 @@ def test_a_damaged_database_stops_the_start_with_one_line(box: Box) -> None:
     file = box.base / "root/io.containerd.metadata.v1.sqlite/metadata.db"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"not a database" * 100)
-    said = box.refused()
-    assert said.count("\n") == 1
+    *skipped, said = box.refused().splitlines()
+    assert all('msg="plugin skipped"' in line for line in skipped)  # what this machine has not
     assert f"metadata.v1.sqlite did not start: {file}: file is not a database" in said
 
 
