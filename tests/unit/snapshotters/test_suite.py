@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 from snapshotters import index
 from snapshotters.native import NativeSnapshotter
 from snapshotters.overlayfs import OverlaySnapshotter, Settings
+from supervisord.contracts.errors import Unknown
 from supervisord.contracts.snapshots import Mount, Snapshotter
-from supervisord.testing import SnapshotterSuite
+from supervisord.linux.mount import mount_all
+from supervisord.testing import SnapshotterSuite, mounting
 from tests.disks import disk
 
 
@@ -40,6 +43,23 @@ class WithOptions(SnapshotterSuite):
 
 class TestOverlayfsIndex(WithOptions):
     options = ("index=on", "nfs_export=on", "xino=on")
+
+    @pytest.fixture(autouse=True)
+    def _patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With an index the kernel refuses a layer of an overlay that is still mounted anywhere: in
+        any mount namespace that was made meanwhile, too."""
+
+        def patient(mounts: Sequence[Mount], target: str) -> None:
+            deadline = time.monotonic() + 20
+            while True:
+                try:
+                    return mount_all(mounts, target)
+                except Unknown as error:
+                    if "busy" not in str(error) or time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.05)  # in a thread; nobody tells when it is over
+
+        monkeypatch.setattr(mounting, "mount_all", patient)
 
 
 class TestOverlayfsMetacopy(WithOptions):
