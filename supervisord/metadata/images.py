@@ -18,7 +18,7 @@ from supervisord.contracts.scope import Scope
 from . import labels as label_rules
 from . import references
 from .commits import Commits, ensure_namespace
-from .rows import readable
+from .rows import fetched, readable
 
 _ANNOTATIONS = "annotations."
 _COLUMNS = "name, media_type, digest, size, annotations, labels, created_at, updated_at"
@@ -39,10 +39,12 @@ class Images:
         """All that match, in order of name. Raises InvalidArgument."""
         wanted = filter_language.parse(filters)
         rows = self._commits.read(
-            lambda c: c.execute(
-                f"SELECT {_COLUMNS} FROM images WHERE namespace = ? ORDER BY name",  # noqa: S608
+            lambda c: fetched(
+                c,
+                f"SELECT {_COLUMNS} FROM images WHERE namespace = ?",  # noqa: S608
                 (namespace,),
-            ).fetchall()
+                "name",
+            )
         )
         images = readable(rows, from_row, "image")
         return [image for image in images if wanted.always or wanted.match(_adaptor(image))]

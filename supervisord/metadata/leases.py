@@ -22,7 +22,7 @@ from supervisord.contracts.leases import Lease, Resource
 from . import labels as label_rules
 from . import references
 from .commits import Commits, ensure_namespace
-from .rows import readable
+from .rows import fetched, readable
 
 MAX_ID = 1024
 """Bytes; containerd sets no limit, ours keeps a row small."""
@@ -81,10 +81,12 @@ class Leases:
         """All that match, in order of id. Raises InvalidArgument."""
         wanted = filter_language.parse(filters)
         rows = self._commits.read(
-            lambda c: c.execute(
-                "SELECT id, created_at, labels FROM leases WHERE namespace = ? ORDER BY id",
+            lambda c: fetched(
+                c,
+                "SELECT id, created_at, labels FROM leases WHERE namespace = ?",
                 (namespace,),
-            ).fetchall()
+                "id",
+            )
         )
         leases = readable(rows, _lease, "lease")
         return [lease for lease in leases if wanted.always or wanted.match(_adaptor(lease))]

@@ -18,7 +18,7 @@ from supervisord.contracts.namespaces import Namespace
 from . import labels as label_rules
 from .commits import Commits, ensure_namespace
 from .removals import note_blob
-from .rows import readable
+from .rows import fetched, readable
 
 _FIELD = "namespace.labels"
 
@@ -40,7 +40,7 @@ class Namespaces:
     def list(self) -> Sequence[Namespace]:
         """All namespaces in order of name."""
         rows = self._commits.read(
-            lambda c: c.execute("SELECT name, labels FROM namespaces ORDER BY name").fetchall()
+            lambda c: fetched(c, "SELECT name, labels FROM namespaces", (), "name")
         )
         return list(readable(rows, _namespace, "namespace"))
 

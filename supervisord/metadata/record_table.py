@@ -19,7 +19,7 @@ from supervisord.contracts.sandboxes import Sandbox
 from . import labels as label_rules
 from . import references
 from .commits import Commits, ensure_namespace
-from .rows import readable
+from .rows import fetched, readable
 
 T = TypeVar("T", Container, Sandbox)
 
@@ -58,14 +58,13 @@ class RecordTable(Generic[T]):
         return self._commits.read(lambda connection: self._record(connection, namespace, id))
 
     def records(self, namespace: str, filters: Sequence[str] = ()) -> Sequence[bytes]:
-        """The serialized protobufs of all that match, in order of id. Raises InvalidArgument."""
+        """The serialized protobufs of all that match, in order of id; damaged ones, at which a
+        client would stumble, are left out. Raises InvalidArgument."""
         wanted = filter_language.parse(filters)
-        query = f"SELECT record FROM {self._kind.table} WHERE namespace = ? ORDER BY id"  # noqa: S608
-        rows = self._commits.read(lambda c: c.execute(query, (namespace,)).fetchall())
-        if wanted.always:
-            return [record for (record,) in rows]
+        query = f"SELECT record FROM {self._kind.table} WHERE namespace = ?"  # noqa: S608
+        rows = self._commits.read(lambda c: fetched(c, query, (namespace,), "id"))
         seen = readable(rows, lambda row: (row[0], self._kind.fields(row[0])), self._kind.word)
-        return [record for record, fields in seen if wanted.match(fields)]
+        return [record for record, fields in seen if wanted.always or wanted.match(fields)]
 
     def list(self, namespace: str, filters: Sequence[str] = ()) -> Sequence[T]:
         """All that match, in order of id; damaged ones are left out. Raises InvalidArgument."""

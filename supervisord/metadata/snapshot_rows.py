@@ -14,6 +14,7 @@ from supervisord.contracts.snapshots import Info, Kind
 
 from . import labels as label_rules
 from . import references
+from .rows import fetched
 
 SNAPSHOT_REF = "containerd.io/snapshot.ref"
 _INHERITED = "containerd.io/snapshot/"
@@ -99,11 +100,12 @@ def all_raw(
     connection: sqlite3.Connection, namespace: str, snapshotter: str
 ) -> Sequence[tuple[Any, ...]]:
     """All snapshots of a namespace, in order of key."""
-    return connection.execute(
-        f"SELECT {_COLUMNS} FROM snapshots"  # noqa: S608
-        " WHERE namespace = ? AND snapshotter = ? ORDER BY key",
+    return fetched(
+        connection,
+        f"SELECT {_COLUMNS} FROM snapshots WHERE namespace = ? AND snapshotter = ?",  # noqa: S608
         (namespace, snapshotter),
-    ).fetchall()
+        "key",
+    )
 
 
 def from_raw(raw: tuple[Any, ...]) -> SnapshotRow:

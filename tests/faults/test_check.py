@@ -171,6 +171,9 @@ def test_a_database_with_damaged_pages_loses_no_more_than_those(box: Box) -> Non
         file.seek(page)
         file.write(b"\xee" * 4096)
     box.daemon.start(timeout=60)  # what is on other pages is served meanwhile
+    listed = box.sctl("containers", "ls", "--quiet")[1].split()
+    assert 50 <= len(listed) < 60 and listed == sorted(listed)
+    assert "rows on damaged pages are left out" in box.daemon.log_tail(20_000)
     assert ("database", "damaged", False) in box.found()
     assert box.daemon.stop() == 0
     assert ("database", "damaged", True) in box.found("--repair")

@@ -179,6 +179,7 @@ async def test_a_damaged_container_is_told_and_left_to_its_owner(metadata: Metad
         await metadata.containers.create("test", Container(id, runtime=Runtime("r"), spec=SPEC))
     await change(metadata, "UPDATE containers SET record = x'ffff' WHERE id = 'a'")
     assert [each.id for each in metadata.containers.list("test")] == ["b"]
+    assert len(metadata.containers.records("test", [])) == 1  # what goes over the wire
     assert await run(metadata, repair=True) == [("record", "damaged", False)]
     await metadata.containers.delete("test", "a")
     assert await run(metadata) == NONE
