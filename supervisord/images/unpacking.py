@@ -168,21 +168,44 @@ class Unpacker:
         # Another pull of the same layer: whoever comes second finds the snapshot.
         async with self._chains.hold((scope.namespace, target.name, layer.chain_id)):
             parent = "" if target.rebases else layer.parent
-            async with self._prepared(scope, target, layer, parent) as prepared:
-                if prepared is not None:
-                    key, mounts = prepared
-                    digest = await self._extracted(scope, layer, mounts, bring, tracker)
-                    if digest != layer.diff_id:
-                        raise FailedPrecondition(
-                            f"layer {layer.descriptor.digest}: wrong diff id {digest},"
-                            f" the config says {layer.diff_id}"
-                        )
-                    await self._label(scope, layer)
-                    if below is not None:
-                        await below.committed.wait()
-                    await self._commit(scope, target, layer, key)
-                    tracker.set(EXTRACTED, layer.descriptor)
+            try:
+                await self._made(scope, target, layer, parent, below, bring, tracker)
+            except (InvalidArgument, FailedPrecondition) as error:
+                if parent == layer.parent:
+                    raise
+                # By itself it cannot be extracted: it may have hard links to files below.
+                log.info("layer %s, on its parent: %s", layer.descriptor.digest, error)
+                if below is not None:
+                    await below.committed.wait()
+                await self._made(scope, target, layer, layer.parent, None, bring, tracker)
         layer.committed.set()
+
+    async def _made(
+        self,
+        scope: Scope,
+        target: Target,
+        layer: _Layer,
+        parent: str,
+        below: _Layer | None,
+        bring: Bring,
+        tracker: Tracker,
+    ) -> None:
+        """The layer's snapshot, extracted on ``parent`` and committed after ``below``."""
+        async with self._prepared(scope, target, layer, parent) as prepared:
+            if prepared is None:
+                return
+            key, mounts = prepared
+            digest = await self._extracted(scope, layer, mounts, bring, tracker)
+            if digest != layer.diff_id:
+                raise FailedPrecondition(
+                    f"layer {layer.descriptor.digest}: wrong diff id {digest},"
+                    f" the config says {layer.diff_id}"
+                )
+            await self._label(scope, layer)
+            if below is not None:
+                await below.committed.wait()
+            await self._commit(scope, target, layer, key)
+            tracker.set(EXTRACTED, layer.descriptor)
 
     @asynccontextmanager
     async def _prepared(
@@ -206,7 +229,7 @@ class Unpacker:
                 undo.push_async_callback(
                     self._owner.shielded, self._removed(scope, target, key), "remove"
                 )
-                if target.rebases and target.overlays:
+                if target.rebases and target.overlays and not parent:
                     mounts = _as_overlay(mounts)
                 yield key, mounts
                 return

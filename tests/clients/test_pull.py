@@ -24,7 +24,7 @@ from tests.clients.transferring import Mover, events
 from tests.conformance import sweep
 from tests.conformance.ctr import Ctr
 from tests.conformance.daemons import Daemon
-from tests.conformance.ocitar import Image
+from tests.conformance.ocitar import Image, build, busybox_layer, hardlink
 from tests.conformance.wire import Wire
 from tests.registries.faults import Fault, Proxy, threaded
 from tests.registries.server import PASSWORD, USER, Server, fill, needed, server
@@ -334,3 +334,16 @@ def _until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_layer_that_needs_the_one_below(
+    mover: Mover, ctr: Ctr, registry: Server, tmp_path: Path, unique: str
+) -> None:
+    """Some builders write hard links to files of the layers below."""
+    linked = build([busybox_layer(), [hardlink("bin/other", "bin/busybox", mode=0o755)]])
+    archive = linked.write(tmp_path / "image.tar", "x:1")
+    fill(registry, archive, f"{unique}:1")
+    name = f"{registry.address}/{unique}:1"
+    mover.pull(name)
+    run = ctr("run", "--rm", name, unique, "/bin/other", "echo", "linked")
+    assert run.out == "linked\n"
