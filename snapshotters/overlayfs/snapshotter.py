@@ -16,6 +16,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -209,9 +210,19 @@ class OverlaySnapshotter(DirectorySnapshotter):
 
     def _check_lowers(self, name: str, ids: Sequence[int]) -> None:
         """Raises DataLoss if the directory of one of these is gone: of ``name``, or below it."""
-        for id in ids:
-            if not os.path.isdir(self._tree(id)):
-                raise DataLoss(f"parent snapshot {name!r}: its directory {id} is gone")
+        if not ids:
+            return
+        top = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for id in ids:  # from there the way to each is short, and there may be hundreds
+                try:
+                    there = stat.S_ISDIR(os.stat(f"{id}/fs", dir_fd=top).st_mode)
+                except FileNotFoundError:
+                    there = False
+                if not there:
+                    raise DataLoss(f"parent snapshot {name!r}: its directory {id} is gone")
+        finally:
+            os.close(top)
 
     def _make(self, id: int, kind: Kind, parents: Sequence[int], labels: Mapping[str, str]) -> None:
         folder = self._path(id)
