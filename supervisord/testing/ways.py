@@ -5,6 +5,7 @@ Each is a context manager that makes another snapshotter of one, whose rules mus
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -141,5 +142,5 @@ async def _client(address: str, stack: AsyncExitStack) -> ProxySnapshotter:
 def _socket(stack: AsyncExitStack) -> str:
     """A path that is short enough, whatever the test's own folder is."""
     folder = tempfile.mkdtemp(prefix="suite-")
-    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    stack.push_async_callback(asyncio.to_thread, shutil.rmtree, folder, ignore_errors=True)
     return f"{folder}/s"
