@@ -340,10 +340,10 @@ def test_a_layer_that_needs_the_one_below(
     mover: Mover, ctr: Ctr, registry: Server, tmp_path: Path, unique: str
 ) -> None:
     """Some builders write hard links to files of the layers below."""
-    linked = build([busybox_layer(), [hardlink("bin/other", "bin/busybox", mode=0o755)]])
+    linked = build([busybox_layer(), [hardlink("root/echo", "bin/busybox", mode=0o755)]])
     archive = linked.write(tmp_path / "image.tar", "x:1")
     fill(registry, archive, f"{unique}:1")
     name = f"{registry.address}/{unique}:1"
     mover.pull(name)
-    run = ctr("run", "--rm", name, unique, "/bin/other", "echo", "linked")
+    run = ctr("run", "--rm", name, unique, "/root/echo", "linked")
     assert run.out == "linked\n"
