@@ -119,7 +119,7 @@ def _transfer(daemon: Connection, source: Message, destination: Message, *, quie
         def each(value: Packed) -> None:
             ticker.told(Progress.FromString(value.value))
 
-        with stream(daemon, "progress", each) as id:
+        with stream(daemon, "progress", each, is_told=True) as id:
             options = wire.TransferOptions(progress_stream=id)
             call: Any = TransferStub(daemon.channel).Transfer.future(
                 wire.TransferRequest(

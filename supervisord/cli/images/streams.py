@@ -27,9 +27,9 @@ def packed(message: Message) -> Packed:
 
 
 @contextmanager
-def stream(daemon: Connection, word: str, each: Each) -> Iterator[str]:
-    """A stream under an id of its own, which is yielded. ``each`` runs in a thread; what the daemon
-    says last is waited for."""
+def stream(daemon: Connection, word: str, each: Each, *, is_told: bool = False) -> Iterator[str]:
+    """A stream under an id of its own, which is yielded. ``each`` runs in a thread. With
+    ``is_told`` the daemon ends it, after what it says last."""
     from protos.containerd.services.streaming.v1.streaming_pb2 import StreamInit
     from protos.containerd.services.streaming.v1.streaming_pb2_grpc import StreamingStub
 
@@ -54,6 +54,7 @@ def stream(daemon: Connection, word: str, each: Each) -> Iterator[str]:
         yield id
     finally:
         sent.put(None)
-        thread.join(_LAST_SECONDS)
+        if is_told:
+            thread.join(_LAST_SECONDS)
         call.cancel()
         thread.join()
