@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 import tempfile
@@ -73,8 +75,14 @@ def maps_ids(root: str) -> bool:
 def check_types(root: str) -> None:
     """Raises FailedPrecondition where folders do not tell the types of their entries, without
     which overlayfs shows its whiteouts as files (xfs made with ftype=0). Raises OSError."""
-    with tempfile.TemporaryDirectory(prefix="new-", dir=root) as folder:
-        Path(folder, "entry").touch()
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="new-", dir=root))
+            Path(folder, "entry").touch()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return  # a full disk must not keep it from starting: it was asked before
+            raise
         if not type_of("entry", folder):
             raise FailedPrecondition(
                 f"{root} does not support d_type. If the backing filesystem is xfs, please "

@@ -2,8 +2,8 @@
 
 After the restart each request either has been carried out whole or can be made again with the same
 names; what was answered is there; and at the end nothing is left, neither rows nor files nor
-processes. The effects are those of ``programs/effects.py``. The files' and transactions' are all
-taken, and a sample of the others; ``SUPERVISORD_TEST_ALL_EFFECTS=1`` has all taken.
+processes. The effects are those of ``programs/effects.py``; a sample of them is taken, and with
+``SUPERVISORD_TEST_ALL_EFFECTS=1`` all are.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ from .test_full_disk import left
 from .test_kill_anywhere import Life
 
 WORKERS = 2
-STRIDE = 1 if os.environ.get("SUPERVISORD_TEST_ALL_EFFECTS") else 12
-TAKEN = ("os.link", "os.rename", "_transaction is done")
+ALL = bool(os.environ.get("SUPERVISORD_TEST_ALL_EFFECTS"))
+STRIDE = 1 if ALL else 24
+TAKEN = ("os.link", "os.rename", "/Commit begins", "/Apply begins", "/Diff begins")
+COMMITTED = "_transaction is done"
 """Between these and the next effect something has changed that lasts."""
 
 DATA = b"data" * 5000
 LAYER = tar([folder("d"), Member("d/file", b"x" * 3000), Member("d/other", b"y")])
-KINDS = ("overlayfs", "native")
+KINDS = ("overlayfs", "native", "erofs") if ALL else ("overlayfs", "native")
 LEAST = 100
 
 
@@ -126,12 +128,10 @@ def findings(wire: Any) -> list[str]:
 
 
 def sample(names: list[str]) -> list[int]:
-    """The numbers of the effects at which the daemon is killed."""
-    return [
-        number
-        for number, name in enumerate(names, 1)
-        if number % STRIDE == 0 or any(sign in name for sign in TAKEN)
-    ]
+    """The numbers of the effects at which the daemon is killed: with every second transaction."""
+    chosen = {at for at, name in enumerate(names, 1) if any(sign in name for sign in TAKEN)}
+    chosen.update([at for at, name in enumerate(names, 1) if COMMITTED in name][::2])
+    return sorted(chosen | set(range(STRIDE, len(names) + 1, STRIDE)))
 
 
 @contextlib.contextmanager
