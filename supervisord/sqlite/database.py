@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import queue
 import sqlite3
 import threading
@@ -37,6 +38,8 @@ from .migrations import Migration, NewerDatabase, migrate
 from .reserve import LEAST, LOW, Reserve
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 _BATCH = 256
 _BUSY_MS = 5000
@@ -177,7 +180,13 @@ class Database:
             connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)
             if connection is None or self._closed:
                 connection = self._new_reader()
-            return work(connection)
+            try:
+                return work(connection)
+            except sqlite3.InterfaceError:
+                # Seen once, in thousands of starts: SQLite took a statement for one in use. What
+                # reads has changed nothing, and a new connection has no statements.
+                log.warning("%s: read anew on another connection", self.path, exc_info=True)
+                return work(self._new_reader())
         except sqlite3.Error as error:
             faults.tell(error, self.path)
             raise

@@ -46,6 +46,22 @@ async def test_writes_are_read_back(database: Database) -> None:
         database.read(lambda c: c.execute("DELETE FROM t"))
 
 
+async def test_a_read_that_sqlite_calls_a_misuse_is_done_anew(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[sqlite3.Connection] = []
+
+    def work(connection: sqlite3.Connection) -> int:
+        seen.append(connection)
+        if len(seen) == 1:
+            raise sqlite3.InterfaceError("bad parameter or other API misuse")
+        return int(connection.execute("SELECT 7").fetchone()[0])
+
+    assert database.read(work) == 7
+    assert seen[0] is not seen[1]
+    assert "read anew on another connection" in caplog.text
+
+
 async def test_concurrent_writes_share_commits(database: Database) -> None:
     commits: list[str] = []
     connection = database._writer_connection
