@@ -242,8 +242,10 @@ class Removals:
 
     async def _remove_files(self, removals: Sequence[_Removal]) -> list[tuple[int]]:
         """Answers the numbers of what is gone."""
+        # A blob that came back and went again is noted twice, and its lock can be held but once.
+        digests = {key for _, kind, key in removals if kind == references.CONTENT}
         async with AsyncExitStack() as stack:
-            for digest in sorted(key for _, kind, key in removals if kind == references.CONTENT):
+            for digest in sorted(digests):
                 await stack.enter_async_context(self._blob_locks.hold(digest))
             return await asyncio.to_thread(self._unlink, removals)
 

@@ -479,3 +479,16 @@ async def test_a_blob_that_only_stood_for_an_ingest_goes_with_it(
         )
     await metadata.garbage.sweep()
     assert not path.exists()
+
+
+async def test_a_blob_that_came_back_and_went_again(metadata: Metadata) -> None:
+    """Its file is noted twice before anybody has removed it."""
+    digest = await add_blob(metadata, b"again")
+    note = "INSERT INTO removals (kind, key) VALUES ('content', ?)"
+    await metadata.database.write(lambda c: c.executemany(note, [(digest,), (digest,)]))
+    await metadata.content.delete(SCOPE, digest)
+    async with asyncio.timeout(5):
+        await metadata._parts.removals.drain()
+    left = metadata.database.read(lambda c: c.execute("SELECT * FROM removals").fetchall())
+    assert left == []
+    assert await add_blob(metadata, b"again") == digest
