@@ -67,7 +67,6 @@ def run() -> Run:
     return Run(reports, "\n".join(output)[-5000:])
 
 
-@pytest.mark.xdist_group("vm")
 @pytest.mark.timeout(SECONDS + 60)
 @pytest.mark.parametrize("name", names())
 def test_inside(run: Run, name: str) -> None:
