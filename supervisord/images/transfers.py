@@ -6,6 +6,7 @@ caller's, or to one that is made for the transfer and dropped at its end.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -44,6 +45,7 @@ from .unpacking import EXTRACT, Target, Unpacker
 log = logging.getLogger(__name__)
 
 _LEASE_HOURS = 24
+_LAST_WORDS_SECONDS = 10.0
 _EXPIRE = "containerd.io/gc.expire"
 _TRANSFER = "supervisord.io/transfer"
 
@@ -117,12 +119,15 @@ class Transfers:
             name = source.reference
         tracker = Tracker(name, report)
         async with task_group() as group:
-            group.spawn(tracker.run(), "progress")
+            telling = group.spawn(tracker.run(), "progress")
             try:
                 async with self._leased(scope) as held:
                     await self._moved(held, source, destination, tracker)
             finally:
                 tracker.close()
+            # Who does not listen to the last words does not keep the transfer from its end.
+            await asyncio.wait([telling], timeout=_LAST_WORDS_SECONDS)
+            telling.cancel()
 
     async def _moved(self, scope: Scope, source: End, destination: End, tracker: Tracker) -> None:
         match source, destination:
@@ -137,8 +142,7 @@ class Transfers:
             case Import(), Store():
                 await self._import(scope, source, destination, tracker)
             case Import(), Export():
-                async for piece in source.data:
-                    await destination.sink.write(piece)
+                await self._echo(source, destination)
             case _:
                 raise Unimplemented(f"unable to transfer from {source} to {destination}")
 
@@ -193,6 +197,14 @@ class Transfers:
         finally:
             await destination.sink.close()
         tracker.say("Completed export")
+
+    async def _echo(self, source: Import, destination: Export) -> None:
+        """What comes in goes out as it is."""
+        try:
+            async for piece in source.data:
+                await destination.sink.write(piece)
+        finally:
+            await destination.sink.close()
 
     async def _import(self, scope: Scope, source: Import, store: Store, tracker: Tracker) -> None:
         names = names_of(store)

@@ -151,6 +151,21 @@ def test_names_of_an_import(
     assert expected <= set(found)
 
 
+def test_what_comes_in_goes_out(mover: Mover, wire: Wire) -> None:
+    """From a stream to a stream nothing is read, and both end."""
+    data = bytes(range(256)) * 1000
+    receiving = Receiving(wire)
+    id, stream = sending(wire, data)
+    try:
+        mover.transfer(
+            types.ImageImportStream(stream=id), types.ImageExportStream(stream=receiving.id)
+        )
+    finally:
+        stream.close()
+        found = receiving.close()
+    assert found == data
+
+
 def test_an_export_is_read_by_others(
     mover: Mover, wire: Wire, ctr: Ctr, image: Image, image_tar: Path, tmp_path: Path
 ) -> None:

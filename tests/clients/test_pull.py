@@ -131,6 +131,25 @@ def test_a_collection_takes_nothing_of_it(
     assert blobs[pulled.config]["containerd.io/gc.ref.snapshot.overlayfs"] == pulled.chain_ids[-1]
 
 
+def test_what_is_there_is_the_lease_s(
+    mover: Mover, wire: Wire, registry: Server, pulled: Image
+) -> None:
+    """A manifest that nobody refers to may be collected at any moment of a pull but for that."""
+    name = f"{registry.address}/busybox:1"
+    keeper = wire.leases.Create(leases_pb2.CreateRequest(id="keeper")).lease.id
+    mover.pull(name, snapshotter=None)
+    under = wire.scoped(lease=keeper)
+    try:
+        Mover(under).pull(name, snapshotter=None)
+        wire.images.Delete(images_pb2.DeleteImageRequest(name=name, sync=True))
+        found = wire.content.Info(content_pb2.InfoRequest(digest=pulled.manifest)).info
+        assert found.digest == pulled.manifest
+        held = wire.leases.ListResources(leases_pb2.ListResourcesRequest(id=keeper)).resources
+        assert pulled.manifest in {resource.id for resource in held}
+    finally:
+        under.close()
+
+
 def test_progress_is_a_tree(mover: Mover, registry: Server, pulled: Image) -> None:
     name = f"{registry.address}/busybox:1"
     mover.pull(name)
