@@ -45,6 +45,7 @@ async def _transfers(context: PluginContext) -> Any:
     differ, _ = context.get(SERVICE, "diff-service")
     unpacker = Unpacker(
         metadata.content,
+        metadata.leases,
         differ,
         downloads=config["max_concurrent_downloads"],
         unpacks=config["max_concurrent_unpacks"],

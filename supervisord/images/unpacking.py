@@ -31,6 +31,7 @@ from supervisord.contracts.errors import (
     NotFound,
     Unimplemented,
 )
+from supervisord.contracts.leases import LeaseStore, Resource
 from supervisord.contracts.scope import Scope
 from supervisord.contracts.snapshots import Mount, SnapshotService
 
@@ -82,12 +83,14 @@ class Unpacker:
     def __init__(
         self,
         content: ContentStore,
+        leases: LeaseStore,
         differ: Differ,
         *,
         downloads: int = 6,
         unpacks: int = 4,
     ) -> None:
         self._content = content
+        self._leases = leases
         self._differ = differ
         self._downloads = asyncio.Semaphore(downloads)
         self._unpacks = asyncio.Semaphore(unpacks)
@@ -141,12 +144,21 @@ class Unpacker:
     ) -> Sequence[_Layer]:
         """From the lowest layer on whose snapshot is not there: a snapshot has all its parents."""
         for number in range(len(chain), 0, -1):
-            try:
-                await target.snapshots.stat(scope, chain[number - 1].chain_id)
-            except NotFound:
-                continue
-            return chain[number:]
+            if await self._held(scope, target, chain[number - 1].chain_id):
+                return chain[number:]
         return chain
+
+    async def _held(self, scope: Scope, target: Target, chain_id: str) -> bool:
+        """Whether the snapshot is there and, from now on, the lease's, with all below it."""
+        try:
+            await target.snapshots.stat(scope, chain_id)
+            if scope.lease:
+                resource = Resource(f"snapshots/{target.name}", chain_id)
+                await self._leases.add_resource(scope.namespace, scope.lease, resource)
+                await target.snapshots.stat(scope, chain_id)  # a collection may have been first
+        except NotFound:
+            return False
+        return True
 
     async def _brought(self, layer: Descriptor, bring: Bring) -> None:
         async with self._downloads:

@@ -137,15 +137,19 @@ def test_what_is_there_is_the_lease_s(
     """A manifest that nobody refers to may be collected at any moment of a pull but for that."""
     name = f"{registry.address}/busybox:1"
     keeper = wire.leases.Create(leases_pb2.CreateRequest(id="keeper")).lease.id
-    mover.pull(name, snapshotter=None)
+    mover.pull(name)
     under = wire.scoped(lease=keeper)
     try:
-        Mover(under).pull(name, snapshotter=None)
+        Mover(under).pull(name)
+        resources = wire.leases.ListResources(leases_pb2.ListResourcesRequest(id=keeper)).resources
+        held = {(one.type, one.id) for one in resources}
+        assert ("content", pulled.manifest) in held
+        assert ("snapshots/overlayfs", pulled.chain_ids[-1]) in held
         wire.images.Delete(images_pb2.DeleteImageRequest(name=name, sync=True))
-        found = wire.content.Info(content_pb2.InfoRequest(digest=pulled.manifest)).info
-        assert found.digest == pulled.manifest
-        held = wire.leases.ListResources(leases_pb2.ListResourcesRequest(id=keeper)).resources
-        assert pulled.manifest in {resource.id for resource in held}
+        assert wire.content.Info(content_pb2.InfoRequest(digest=pulled.manifest)).info.digest
+        request = snapshots_pb2.ListSnapshotsRequest(snapshotter="overlayfs")
+        listed = {info.name for page in wire.snapshots.List(request) for info in page.info}
+        assert listed == set(pulled.chain_ids)
     finally:
         under.close()
 
