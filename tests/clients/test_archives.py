@@ -17,6 +17,7 @@ import zstandard
 
 from protos.containerd.services.content.v1 import content_pb2
 from protos.containerd.services.images.v1 import images_pb2
+from protos.containerd.services.leases.v1 import leases_pb2
 from protos.containerd.types import types_pb2
 from protos.containerd.types.transfer import transfer_pb2 as types
 from tests.clients.transferring import HERE, Mover, Receiving, sending
@@ -164,6 +165,22 @@ def test_what_comes_in_goes_out(mover: Mover, wire: Wire) -> None:
         stream.close()
         found = receiving.close()
     assert found == data
+
+
+def test_what_is_there_is_the_lease_s(
+    mover: Mover, wire: Wire, image: Image, image_tar: Path
+) -> None:
+    """Also what an archive brings a second time."""
+    store = types.ImageStore(extra_references=[_ANY])
+    _load(mover, wire, image_tar.read_bytes(), store)
+    keeper = wire.leases.Create(leases_pb2.CreateRequest(id="keeper")).lease.id
+    under = wire.scoped(lease=keeper)
+    try:
+        _load(Mover(under), under, image_tar.read_bytes(), store)
+    finally:
+        under.close()
+    resources = wire.leases.ListResources(leases_pb2.ListResourcesRequest(id=keeper)).resources
+    assert {image.manifest, image.config, *image.layers} <= {one.id for one in resources}
 
 
 def test_an_export_is_read_by_others(

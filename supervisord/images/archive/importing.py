@@ -21,6 +21,7 @@ from supervisord.contracts.content import ContentStore, Writer
 from supervisord.contracts.errors import AlreadyExists, InvalidArgument, NotFound
 from supervisord.contracts.scope import Scope
 
+from ..holding import held
 from ..oci import documents, media
 from ..oci.documents import LARGEST_CONFIG, Descriptor
 from ..oci.names import UNCOMPRESSED, full, tag_of
@@ -137,9 +138,12 @@ class _Archive:
 
     async def _has(self, digest: str, size: int) -> bool:
         try:
-            return (await self._store.info(self._scope, digest)).size == size
+            if (await self._store.info(self._scope, digest)).size != size:
+                return False
         except NotFound:
             return False
+        ref = f"held-{self._tag}-{digest}"
+        return await held(self._store, self._scope, ref, digest, size)
 
     async def _written(
         self,

@@ -23,6 +23,7 @@ from supervisord.contracts.errors import (
 )
 from supervisord.contracts.scope import Scope
 
+from ..holding import held
 from ..oci.documents import Descriptor
 from ..oci.names import SOURCE, ref_of
 from ..progress import COMPLETE, DOWNLOADING, EXISTS, Tracker
@@ -105,27 +106,14 @@ class Fetcher:
             raise FailedPrecondition(
                 f"{descriptor.digest}: has {info.size} bytes, and is said to have {descriptor.size}"
             )
-        if not await self._held(scope, descriptor):
+        ref = ref_of(descriptor)
+        if not await held(self._content, scope, ref, descriptor.digest, descriptor.size):
             return False
         labels = _source(reference, info.labels)
         if labels != {key: info.labels.get(key) for key in labels}:
             info = type(info)(descriptor.digest, labels=labels)
             await self._content.update(scope, info, [f"labels.{key}" for key in labels])
         return True
-
-    async def _held(self, scope: Scope, descriptor: Descriptor) -> bool:
-        """Whether the blob is here and, from now on, the lease's: nobody else may want it, and a
-        collection may begin at any time. The store holds what it refuses to have written again."""
-        try:
-            writer = await self._content.writer(
-                scope, ref_of(descriptor), total=descriptor.size, expected=descriptor.digest
-            )
-        except AlreadyExists:
-            return True
-        except Unavailable:
-            return False  # it went just now, and a client brings it again
-        await self._left(scope, writer)
-        return False
 
     async def _fetch(
         self,
