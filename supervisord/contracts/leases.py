@@ -40,6 +40,11 @@ class LeaseStore(Protocol):
         """Raises InvalidArgument, AlreadyExists. An id of "" gets a random one."""
         ...
 
+    async def expire(self, namespace: str, id: str, seconds: float) -> None:
+        """Lets the lease end by itself so many seconds from now, instead of when its label said.
+        Raises NotFound."""
+        ...
+
     async def delete(self, namespace: str, id: str, *, sync: bool = False) -> None:
         """Drops the lease; with ``sync`` returns after a garbage collection. Raises NotFound."""
         ...

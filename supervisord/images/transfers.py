@@ -1,7 +1,9 @@
 """Transfers: images moved between registries, the store and archives.
 
 Whatever is moved belongs to a lease from its first byte to the moment that it has a name: to the
-caller's, or to one that is made for the transfer and dropped at its end.
+caller's, or to one that is made for the transfer. That one is dropped when the transfer has
+succeeded; after a failure it holds what came for an hour more, so that a retry need not bring it
+again.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ from .unpacking import EXTRACT, Target, Unpacker
 log = logging.getLogger(__name__)
 
 _LEASE_HOURS = 24
+_KEPT_SECONDS = 3600.0
 _LAST_WORDS_SECONDS = 10.0
 _EXPIRE = "containerd.io/gc.expire"
 _TRANSFER = "supervisord.io/transfer"
@@ -80,7 +83,12 @@ class Transfers:
         self._images = images
         self._leases = leases
         self._defaults = defaults
-        self._fetcher = Fetcher(content, defaults.limits, ranges=defaults.ranges)
+        self._fetcher = Fetcher(
+            content,
+            defaults.limits,
+            ranges=defaults.ranges,
+            idle_seconds=defaults.patience.stall,
+        )
         self._puller = Puller(content, unpacker)
         self._pusher = Pusher(content)
         self._exporter = Exporter(content)
@@ -278,5 +286,23 @@ class Transfers:
         lease = await self._leases.create(scope.namespace, Lease("", labels=labels))
         try:
             yield Scope(scope.namespace, lease.id)
-        finally:
-            await self._owner.shielded(self._leases.delete(scope.namespace, lease.id), "lease")
+        except BaseException:
+            await self._owner.shielded(self._kept(scope.namespace, lease.id), "lease")
+            raise
+        await self._owner.shielded(self._dropped(scope.namespace, lease.id), "lease")
+
+    async def _kept(self, namespace: str, lease: str) -> None:
+        """What a transfer brought that failed, or was given up: its blobs are of use to a retry."""
+        try:
+            if self._leases.list_resources(namespace, lease):
+                await self._leases.expire(namespace, lease, _KEPT_SECONDS)
+            else:
+                await self._leases.delete(namespace, lease)
+        except Error as error:  # somebody else's delete, or a disk that is full: it ends in a day
+            log.info("lease %s of a transfer stays as it is: %s", lease, error)
+
+    async def _dropped(self, namespace: str, lease: str) -> None:
+        try:
+            await self._leases.delete(namespace, lease)
+        except NotFound:
+            log.info("lease %s of a transfer was deleted by somebody else", lease)

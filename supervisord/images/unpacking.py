@@ -13,7 +13,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from supervisord.contracts.content import ContentStore
 from supervisord.contracts.diff import Application, ApplyOptions, Differ
 from supervisord.contracts.errors import (
     AlreadyExists,
+    DataLoss,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -40,7 +41,7 @@ from .oci.names import SNAPSHOT, UNCOMPRESSED
 from .progress import EXTRACTED, EXTRACTING, Tracker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +208,8 @@ class Unpacker:
             if prepared is None:
                 return
             key, mounts = prepared
-            digest = await self._extracted(scope, layer, mounts, bring, tracker)
+            with _named(layer.descriptor):
+                digest = await self._extracted(scope, layer, mounts, bring, tracker)
             if digest != layer.diff_id:
                 raise FailedPrecondition(
                     f"layer {layer.descriptor.digest}: wrong diff id {digest},"
@@ -298,6 +300,17 @@ class Unpacker:
             )
         except AlreadyExists:
             log.debug("snapshot %s was made meanwhile", layer.chain_id)
+
+
+@contextmanager
+def _named(layer: Descriptor) -> Iterator[None]:
+    """What is wrong with a layer says which one it is."""
+    try:
+        yield
+    except (InvalidArgument, FailedPrecondition, DataLoss) as error:
+        if layer.digest in str(error):
+            raise
+        raise type(error)(f"layer {layer.digest}: {str(error).removeprefix('layer: ')}") from error
 
 
 def chain_ids(diff_ids: Sequence[str]) -> list[str]:

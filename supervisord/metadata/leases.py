@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from supervisord.contracts import filters as filter_language
@@ -65,6 +66,26 @@ class Leases:
 
         await self._commits.write(insert)
         return made
+
+    async def expire(self, namespace: str, id: str, seconds: float) -> None:
+        """Lets the lease end by itself so many seconds from now. Raises NotFound."""
+        until = datetime.now(UTC) + timedelta(seconds=seconds)
+        moment = until.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+        def change(connection: sqlite3.Connection) -> None:
+            lease = _get(connection, namespace, id)
+            labels = {**lease.labels, references.EXPIRE: moment}
+            connection.execute(
+                "UPDATE leases SET labels = ?, expires_at = ? WHERE namespace = ? AND id = ?",
+                (
+                    label_rules.pack(labels),
+                    references.expiry(labels, f'lease "{id}"'),
+                    namespace,
+                    id,
+                ),
+            )
+
+        await self._commits.write(change)
 
     async def delete(self, namespace: str, id: str, *, sync: bool = False) -> None:
         """Drops the lease; with ``sync`` returns after a garbage collection. Raises NotFound."""

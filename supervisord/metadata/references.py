@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 _PREFIX = "containerd.io/gc."
 _ROOT = "containerd.io/gc.root"
-_EXPIRE = "containerd.io/gc.expire"
+EXPIRE = "containerd.io/gc.expire"
 _FLAT = "containerd.io/gc.flat"
 _FORWARD = {"content": CONTENT, "image": IMAGES}
 _BACK = {**_FORWARD, "container": CONTAINERS}
@@ -71,7 +71,7 @@ def is_flat(labels: Mapping[str, str]) -> bool:
 def expiry(labels: Mapping[str, str], thing: str) -> int | None:
     """When the thing ends, in nanoseconds; None for never, and for a value that is no RFC 3339
     time, which is reported and not counted."""
-    value = labels.get(_EXPIRE)
+    value = labels.get(EXPIRE)
     if value is None:
         return None
     when = nanoseconds(value)
@@ -82,7 +82,7 @@ def expiry(labels: Mapping[str, str], thing: str) -> int | None:
 
 def expires(labels: Mapping[str, str]) -> bool:
     """Whether a time is set, be it one that counts or not."""
-    return _EXPIRE in labels
+    return EXPIRE in labels
 
 
 def label_edge(node: Node, label: str, value: str) -> Edge | None:

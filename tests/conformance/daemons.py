@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
         self.started_in = 0.0
         self.more = ""  # further text for its configuration file
+        self.environment: dict[str, str] = {}  # further variables of its environment
 
     @property
     def ours(self) -> bool:
@@ -74,7 +75,7 @@ class Daemon:
 
     def start(self, timeout: float = 15.0) -> None:
         """Starts it, and waits until it answers on its socket."""
-        environment = {**os.environ, TOKEN_VARIABLE: self.token}
+        environment = {**os.environ, **self.environment, TOKEN_VARIABLE: self.token}
         begin = time.monotonic()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -215,9 +216,13 @@ KINDS: dict[str, type[Daemon]] = {kind.name: kind for kind in (Containerd, Super
 
 
 @contextlib.contextmanager
-def running(name: str) -> Iterator[Daemon]:
+def running(
+    name: str, more: str = "", environment: Mapping[str, str] | None = None
+) -> Iterator[Daemon]:
     """A started daemon of that name, closed at the end of the block."""
     daemon = KINDS[name]()
+    daemon.more = more
+    daemon.environment.update(environment or {})
     try:
         daemon.start()
         yield daemon

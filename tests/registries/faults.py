@@ -141,8 +141,8 @@ class Proxy:
                     await response.write(chunk[: limit - sent])
                     if limit == fault.stall_after:
                         await self.closing.wait()
-                    assert request.transport is not None
-                    request.transport.close()
+                    if request.transport is not None:  # else the client was the first to go
+                        request.transport.close()
                     return
             if sent <= fault.corrupt < sent + len(chunk):
                 place = fault.corrupt - sent

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 Tee = Callable[[bytes], Awaitable[None]]
 
 _LOCKED_SECONDS = 0.2
+_BESIDE = "transfer-"
+"""Before the usual ref, where a client has that one."""
 _MOST_SOURCES = 4096
 
 
@@ -44,12 +47,19 @@ class Fetcher:
     """All downloads of the daemon."""
 
     def __init__(
-        self, content: ContentStore, limits: Limits | None = None, *, ranges: int = 1
+        self,
+        content: ContentStore,
+        limits: Limits | None = None,
+        *,
+        ranges: int = 1,
+        idle_seconds: float = 30.0,
     ) -> None:
-        """``ranges``: parts of one large blob that are on their way at a time."""
+        """``ranges``: parts of one large blob that are on their way at a time. ``idle_seconds``:
+        how long a client that writes a blob may bring nothing, until it is not waited for."""
         self._content = content
         self._limits = limits or Limits()
         self._ranges = ranges
+        self._idle_seconds = idle_seconds
         self._running: dict[str, asyncio.Future[None]] = {}
 
     async def document(
@@ -150,20 +160,38 @@ class Fetcher:
         return through
 
     async def _writer(self, scope: Scope, descriptor: Descriptor) -> Writer:
-        """Waits while a client has the ref open. Raises AlreadyExists."""
+        """Waits while a client has the ref open and brings bytes. One that brings none any more
+        keeps its ref, and the blob comes under another. Raises AlreadyExists, and Unavailable
+        where that one is open as well."""
         ref = ref_of(descriptor)
+        offset, since = -1, time.monotonic()
         while True:
             try:
-                return await self._content.writer(
-                    scope,
-                    ref,
-                    total=descriptor.size,
-                    expected=descriptor.digest,
-                    media_type=descriptor.media_type,
-                )
+                return await self._opened(scope, ref, descriptor)
             except Unavailable:
-                log.debug("%s is being written by a client", ref)
+                now, reached = time.monotonic(), await self._offset(scope, ref)
+                if reached != offset:
+                    offset, since = reached, now
+                if now - since >= self._idle_seconds:
+                    log.info("%s: a client has it open and writes nothing", ref)
+                    return await self._opened(scope, f"{_BESIDE}{ref}", descriptor)
                 await asyncio.sleep(_LOCKED_SECONDS)
+
+    async def _opened(self, scope: Scope, ref: str, descriptor: Descriptor) -> Writer:
+        return await self._content.writer(
+            scope,
+            ref,
+            total=descriptor.size,
+            expected=descriptor.digest,
+            media_type=descriptor.media_type,
+        )
+
+    async def _offset(self, scope: Scope, ref: str) -> int:
+        """How far an ingest is; -1 where it went just now."""
+        try:
+            return (await self._content.status(scope, ref)).offset
+        except NotFound:
+            return -1
 
     async def _left(self, scope: Scope, writer: Writer) -> None:
         """Unlocks the ingest. Without any bytes there is nothing to go on from."""
@@ -182,8 +210,9 @@ class Fetcher:
             return
         except FailedPrecondition as error:
             # What came is not what was announced: nobody can go on from it.
+            ref = writer.status.ref
             await writer.close()
-            await self._content.abort(scope, ref_of(descriptor))
+            await self._content.abort(scope, ref)
             raise DataLoss(
                 f"{ref_of(descriptor)}: the registry sent other bytes: {error}"
             ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -265,6 +266,22 @@ async def test_images(metadata: Metadata, events: Recorder) -> None:
 async def test_bad_images(metadata: Metadata, bad: Image, field: str) -> None:
     with pytest.raises(InvalidArgument, match=field):
         await metadata.images.create("test", bad)
+
+
+async def test_a_lease_that_is_to_end(metadata: Metadata) -> None:
+    store = metadata.leases
+    await store.create("test", Lease("a", labels={"l": "1"}))
+    await store.expire("test", "a", 3600)
+    labels = dict(store.get("test", "a").labels)
+    until = datetime.fromisoformat(labels.pop("containerd.io/gc.expire"))
+    assert labels == {"l": "1"}
+    assert timedelta(minutes=59) < until - datetime.now(UTC) <= timedelta(hours=1)
+    await store.add_resource("test", "a", Resource("content", DIGEST))
+    await store.expire("test", "a", -5)
+    await metadata.garbage.sweep()
+    assert store.list("test") == []
+    with pytest.raises(NotFound):
+        await store.expire("test", "a", 1)
 
 
 async def test_leases(metadata: Metadata) -> None:
