@@ -67,6 +67,7 @@ def test_what_is_pushed(mover: Mover, registry: Server, image: Image, unique: st
     _push(mover, reference)
     for layer in image.layers:
         assert list(events(mover.progress, f"layer-{layer}")) == ["waiting", "already exists"]
+    assert len(registry.requests('"PUT ', f"/a/{unique}/manifests/")) == 1
 
 
 def test_by_a_digest(mover: Mover, wire: Wire, registry: Server, image: Image, unique: str) -> None:

@@ -7,21 +7,31 @@ lengths, answer with another status, and count. It lives in the test's event loo
 from __future__ import annotations
 
 import asyncio
+import gzip
 import threading
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
+import zstandard
 from aiohttp import ClientSession, web
+
+_PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "zstd": zstandard.compress,
+}
 
 
 @dataclass(slots=True)
 class Fault:
     """What to do with a request. After ``cut_after`` bytes of the body the connection is closed,
     after ``stall_after`` nothing more is sent; ``corrupt`` changes the byte there; ``status`` is
-    answered instead (to ``heads``, too); ``no_ranges`` makes a server that knows none; ``times``
-    is how often."""
+    answered instead, with ``text`` (to ``heads``, too, or to a ``method`` alone); ``no_ranges``
+    makes a server that knows none; ``encoding`` packs the body for the way; ``times`` is how
+    often."""
 
     path: str
     cut_after: int = -1
@@ -34,6 +44,9 @@ class Fault:
     no_ranges: bool = False
     delay: float = 0.0
     heads: bool = False
+    method: str = ""
+    encoding: str = ""
+    text: str = "{}"
     times: int = 1 << 30
 
 
@@ -66,7 +79,8 @@ class Proxy:
 
     def _fault(self, path: str, method: str) -> Fault:
         for fault in self.faults:
-            if fault.path in path and fault.times > 0 and (method == "GET" or fault.heads):
+            hit = method == fault.method if fault.method else method == "GET" or fault.heads
+            if fault.path in path and fault.times > 0 and hit:
                 fault.times -= 1
                 return fault
         return Fault("")
@@ -87,9 +101,9 @@ class Proxy:
         if fault.redirect:
             return web.Response(status=307, headers={"Location": fault.redirect + request.path_qs})
         if fault.status:
-            return web.Response(status=fault.status, headers=fault.headers, text="{}")
+            return web.Response(status=fault.status, headers=fault.headers, text=fault.text)
         headers = {name: request.headers[name] for name in request.headers if name != "Host"}
-        if fault.no_ranges:
+        if fault.no_ranges or fault.encoding:
             headers.pop("Range", None)
         url = f"http://{self.target}{request.path_qs}"
         body = self._upload(request) if request.body_exists else None
@@ -107,6 +121,11 @@ class Proxy:
             }
             if self.media_type:
                 kept["Content-Type"] = self.media_type
+            if fault.encoding:
+                packed = _PACKERS[fault.encoding](await answer.read())
+                kept.pop("Content-Length", None)
+                kept["Content-Encoding"] = fault.encoding
+                return web.Response(status=answer.status, headers=kept, body=packed)
             response = web.StreamResponse(status=answer.status, headers=kept)
             response.force_close()
             await response.prepare(request)

@@ -138,10 +138,11 @@ class _Table:
             raise self._wrong("client", "must be a file, files, or pairs of files")
         pairs = []
         for one in value:
-            files = [self._path_of(name) for name in self._strings("client", one, alone=True)]
-            if len(files) not in (1, 2):
+            files = self._strings("client", one, alone=True)
+            if len(files) not in (1, 2) or not files[0]:
                 raise self._wrong("client", "must be pairs of a certificate and a key")
-            pairs.append((files[0], files[-1]))
+            # A key that is "" or not named is in the certificate's file.
+            pairs.append((self._path_of(files[0]), self._path_of(files[-1] or files[0])))
         return tuple(pairs)
 
     def _header(self) -> Mapping[str, Sequence[str]]:

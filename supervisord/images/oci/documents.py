@@ -7,6 +7,7 @@ not know are kept by the blob itself, which is never written anew.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -32,7 +33,8 @@ class PlatformField(msgspec.Struct, frozen=True):
 
 
 class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """What a document says about a blob; ``size`` in bytes."""
+    """What a document says about a blob; ``size`` in bytes. ``data`` is the blob itself, where it
+    is so small that the document has it (image-spec: descriptor, Embedded Content)."""
 
     media_type: str = ""
     digest: str = ""
@@ -41,6 +43,7 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
     annotations: dict[str, str] | None = None
     platform: PlatformField | None = None
     artifact_type: str = ""
+    data: bytes | None = None
 
     @property
     def is_index(self) -> bool:
@@ -109,11 +112,22 @@ class Config(msgspec.Struct, frozen=True):
         return platforms.normal(self.os, self.architecture, self.variant)
 
 
+class _Shape(msgspec.Struct, frozen=True, rename="camel"):
+    """What tells documents apart."""
+
+    media_type: str = ""
+    schema_version: int = 2
+    config: Any = None
+    manifests: Any = None
+    fs_layers: Any = None
+
+
 _T = TypeVar("_T")
 
 _INDEX = msgspec.json.Decoder(Index)
 _MANIFEST = msgspec.json.Decoder(Manifest)
 _CONFIG = msgspec.json.Decoder(Config)
+_SHAPE = msgspec.json.Decoder(_Shape)
 
 
 def index(data: bytes, digest: str) -> Index:
@@ -156,6 +170,23 @@ def config(data: bytes, digest: str) -> Config:
     return found
 
 
+def kind(data: bytes) -> str:
+    """The media type of a document that came without one: what it says itself, else what its shape
+    says. "" for what is none."""
+    try:
+        found = _SHAPE.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    known = media.INDEXES | media.MANIFESTS | media.SCHEMA1
+    if found.media_type in known:
+        return found.media_type
+    if found.schema_version == 1 and found.fs_layers is not None:
+        return media.DOCKER_SCHEMA1
+    if found.manifests is not None:
+        return media.INDEX
+    return media.MANIFEST if found.config is not None else ""
+
+
 def _decode(decoder: msgspec.json.Decoder[_T], data: bytes, what: str) -> _T:
     try:
         return decoder.decode(data)
@@ -171,3 +202,10 @@ def _check(descriptors: Sequence[Descriptor], where: str) -> None:
             raise InvalidArgument(f"{where}[{number}]: {one.digest[:100]!r} is no digest")
         if not 0 <= one.size <= _LARGEST_BLOB:
             raise InvalidArgument(f"{where}[{number}]: size {one.size} is not one of a blob")
+        if one.data is not None and not _is(one.data, one):
+            raise InvalidArgument(f"{where}[{number}]: data is not what digest and size say")
+
+
+def _is(data: bytes, described: Descriptor) -> bool:
+    algorithm, _, text = described.digest.partition(":")
+    return len(data) == described.size and hashlib.new(algorithm, data).hexdigest() == text

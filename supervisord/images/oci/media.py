@@ -16,7 +16,8 @@ DOCKER_LAYER = f"{_DOCKER}.image.rootfs.diff.tar"
 DOCKER_FOREIGN = f"{_DOCKER}.image.rootfs.foreign.diff.tar"
 UNKNOWN = "application/octet-stream"
 
-SCHEMA1 = frozenset(f"{_DOCKER}.distribution.manifest.v1+{kind}" for kind in ("json", "prettyjws"))
+DOCKER_SCHEMA1 = f"{_DOCKER}.distribution.manifest.v1+prettyjws"
+SCHEMA1 = frozenset((DOCKER_SCHEMA1, f"{_DOCKER}.distribution.manifest.v1+json"))
 """Docker's first manifests, which containerd 2 does not read either."""
 
 INDEXES = frozenset((INDEX, DOCKER_LIST))

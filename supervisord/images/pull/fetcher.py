@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 
 from supervisord.contracts.content import ContentStore, Writer
@@ -145,9 +145,12 @@ class Fetcher:
             if writer.status.offset > descriptor.size:
                 await writer.truncate(0)
             offset = writer.status.offset
-            pieces = blob_bytes(
-                repository, descriptor, offset, limits=self._limits, ranges=self._ranges
-            )
+            if descriptor.data is None:
+                pieces = blob_bytes(
+                    repository, descriptor, offset, limits=self._limits, ranges=self._ranges
+                )
+            else:
+                pieces = _embedded(descriptor.data[offset:])
             await stack.enter_async_context(aclosing(pieces))
             async for piece in pieces:
                 await writer.write(piece)
@@ -216,6 +219,11 @@ class Fetcher:
             raise DataLoss(
                 f"{ref_of(descriptor)}: the registry sent other bytes: {error}"
             ) from error
+
+
+async def _embedded(data: bytes) -> AsyncGenerator[bytes, None]:
+    """What the document has of the blob, which is all."""
+    yield data
 
 
 def _source(reference: Reference, known: Mapping[str, str]) -> dict[str, str]:

@@ -7,13 +7,13 @@ made from the digest instead (OCI distribution 1.1, "Referrers Tag Schema").
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
-from supervisord.contracts.errors import NotFound, Unavailable, Unknown
+from supervisord.contracts.errors import Error, NotFound, Unavailable, Unknown
 
 from ..hosts.endpoint import Capability
 from ..oci import documents, media
@@ -36,8 +36,7 @@ _TAGS = msgspec.json.Decoder(_Tags)
 async def tags(repository: Repository, page_size: int = 1000) -> AsyncIterator[str]:
     """All tags, in the registry's order. Raises NotFound, Unknown, and what requests raise."""
     session = repository.able(Capability.RESOLVE)[0]
-    query = {"n": str(page_size)}
-    url = session.url(f"{repository.reference.repository}/tags/list", query)
+    url = repository.url(session, "tags/list", {"n": str(page_size)})
     async for page in _pages(repository, session, url, "application/json"):
         try:
             found = _TAGS.decode(page).tags or ()
@@ -50,39 +49,53 @@ async def tags(repository: Repository, page_size: int = 1000) -> AsyncIterator[s
 async def referrers(
     repository: Repository, digest: str, artifact_type: str = ""
 ) -> Sequence[Descriptor]:
-    """Manifests whose subject has this digest, of one type or of any.
+    """Manifests whose subject has this digest, of one type or of any; none where no endpoint knows
+    of any. What one endpoint cannot say, the next one may.
 
     Raises Unknown, InvalidArgument (what is no index), and what requests raise."""
-    session = repository.able(Capability.REFERRERS)[0]
-    query = {"artifactType": artifact_type} if artifact_type else None
-    url = session.url(f"{repository.reference.repository}/referrers/{digest}", query)
-    found: list[Descriptor] = []
-    try:
-        async for page in _pages(repository, session, url, media.INDEX):
-            found.extend(documents.index(page, digest).manifests or ())
-    except NotFound:
-        found = list(await _tagged(repository, session, digest))
-    return [one for one in found if artifact_type in ("", one.artifact_type)]
-
-
-async def _tagged(repository: Repository, session: Session, digest: str) -> Sequence[Descriptor]:
+    query = {"artifactType": artifact_type} if artifact_type else {}
     tag = digest.replace(":", "-", 1)
-    url = session.url(f"{repository.reference.repository}/manifests/{tag}")
-    try:
-        async for page in _pages(repository, session, url, media.INDEX):
-            return documents.index(page, digest).manifests or ()
-    except NotFound:
-        return ()
-    return ()
+    refused: Error | None = None
+    for path, asked, needed in (
+        (f"referrers/{digest}", query, Capability.REFERRERS),
+        (f"manifests/{tag}", {}, Capability.RESOLVE),
+    ):
+        for session, attempts in repository.in_turn(needed, required=False):
+            try:
+                found = await _index(repository, session, (path, asked), digest, attempts)
+            except NotFound:
+                continue
+            except Error as error:
+                refused = refused or error
+                continue
+            return [one for one in found if artifact_type in ("", one.artifact_type)]
+    if refused is not None:
+        raise refused
+    return []
+
+
+async def _index(
+    repository: Repository,
+    session: Session,
+    asked: tuple[str, Mapping[str, str]],
+    digest: str,
+    attempts: int,
+) -> Sequence[Descriptor]:
+    """What an index lists that may come in pages."""
+    found: list[Descriptor] = []
+    url = repository.url(session, *asked)
+    async for page in _pages(repository, session, url, media.INDEX, attempts):
+        found.extend(documents.index(page, digest).manifests or ())
+    return found
 
 
 async def _pages(
-    repository: Repository, session: Session, url: str, accept: str
+    repository: Repository, session: Session, url: str, accept: str, attempts: int = 0
 ) -> AsyncIterator[bytes]:
     """The bodies of a list."""
     for _ in range(_MOST_PAGES):
         async with session.request(
-            "GET", url, scopes=repository.scopes(), headers={"Accept": accept}
+            "GET", url, scopes=repository.scopes(), headers={"Accept": accept}, attempts=attempts
         ) as response:
             data = bytearray()
             async for chunk in Body(response, 0, -1).chunks():

@@ -1,7 +1,8 @@
 """One repository at its endpoints: names resolved, blobs and manifests opened.
 
-The endpoints are asked in order. What a mirror does not have or cannot serve, the next one may;
-the error that is reported is the one that came furthest: a refusal says more than "not found", and
+The endpoints are asked in order. What a mirror does not have or cannot serve, the next one may, so
+only the last one is asked again; one that was not reached is asked after the others from then on.
+The error that is reported is the one that came furthest: a refusal says more than "not found", and
 that more than a server that was not reached.
 """
 
@@ -17,7 +18,9 @@ from urllib.parse import urlsplit
 from supervisord.contracts.errors import (
     Error,
     FailedPrecondition,
+    InvalidArgument,
     NotFound,
+    OutOfRange,
     PermissionDenied,
     ResourceExhausted,
     Unauthenticated,
@@ -27,9 +30,10 @@ from supervisord.contracts.errors import (
 )
 
 from ..hosts.endpoint import Capability, Endpoint
-from ..oci import media
+from ..oci import documents, media
 from ..oci.documents import LARGEST_MANIFEST, Descriptor
 from ..reference import Reference, is_digest
+from . import encodings
 from .http import aiohttp
 from .keeper import NOBODY
 from .session import Session, session
@@ -38,18 +42,25 @@ log = logging.getLogger(__name__)
 
 _DIGEST_HEADER = "Docker-Content-Digest"
 _ACCEPT = ", ".join((*media.ACCEPTED, "*/*"))
+_KNOWN = media.INDEXES | media.MANIFESTS | media.SCHEMA1
 
 
 @dataclass(slots=True)
 class Body:
-    """An open body: ``size`` bytes from ``offset`` on, -1 where the server does not say."""
+    """An open body: ``size`` bytes from ``offset`` on, -1 where the server does not say.
+    ``encoding`` is how it was packed for the way, "" for not."""
 
     response: aiohttp.ClientResponse
     offset: int
     size: int
+    encoding: str = ""
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """All of it. Raises Unavailable where it is cut, or nothing comes any more."""
+    def chunks(self) -> AsyncIterator[bytes]:
+        """All of it. Raises Unavailable where it is cut, or nothing comes any more, DataLoss."""
+        sent = self._sent()
+        return encodings.decoded(self.encoding, sent) if self.encoding else sent
+
+    async def _sent(self) -> AsyncIterator[bytes]:
         try:
             async for chunk in self.response.content.iter_any():
                 yield chunk
@@ -78,9 +89,9 @@ class Repository:
         kinds = ("manifests", "blobs") if self.reference.digest else ("manifests",)
         for kind in kinds:
             failures = _Failures(self.reference)
-            for asked in self.able(needed):
+            for asked, attempts in self.in_turn(needed):
                 try:
-                    return await self._resolve_at(asked, kind, target)
+                    return await self._resolve_at(asked, kind, target, attempts)
                 except Error as error:
                     failures.add(error)
             # Only what no server has may be a blob by its digest: registries of old.
@@ -96,23 +107,13 @@ class Repository:
 
         The body may begin before ``offset`` where a server knows no ranges: its own offset says so.
         Raises as resolve does."""
-        is_document = descriptor.is_index or descriptor.is_manifest
-        kind = "manifests" if is_document else "blobs"
         async with AsyncExitStack() as stack:
             failures = _Failures(self.reference)
             body = None
-            for asked in self.able(Capability.PULL):
+            for asked, attempts in self.in_turn(Capability.PULL):
                 try:
-                    response = await stack.enter_async_context(
-                        asked.request(
-                            "GET",
-                            self._url(asked, kind, descriptor.digest),
-                            scopes=self.scopes(),
-                            headers=_headers(descriptor, offset, length),
-                            good=(200, 206),
-                        )
-                    )
-                    body = _body(response, offset)
+                    span = (offset, length)
+                    body = await self._opened(stack, asked, descriptor, span, attempts)
                     break
                 except Error as error:
                     failures.add(error)
@@ -121,6 +122,39 @@ class Repository:
             if body is None:
                 raise failures.worst(descriptor.digest)
             yield body
+
+    async def _opened(
+        self,
+        stack: AsyncExitStack,
+        session: Session,
+        descriptor: Descriptor,
+        asked: tuple[int, int | None],
+        attempts: int,
+    ) -> Body:
+        """At one endpoint; ``asked`` are offset and length. A range that it refuses, although the
+        blob has those bytes, is asked for without: some servers and caches cannot resume."""
+        kind = "manifests" if descriptor.is_index or descriptor.is_manifest else "blobs"
+        url = self.url(session, f"{kind}/{descriptor.digest}")
+        offset, length = asked
+
+        async def answer(headers: Mapping[str, str]) -> Body:
+            opening = session.request(
+                "GET",
+                url,
+                scopes=self.scopes(),
+                headers=headers,
+                good=(200, 206),
+                attempts=attempts,
+            )
+            return _body(await stack.enter_async_context(opening), offset)
+
+        headers = _headers(descriptor, offset, length)
+        try:
+            return await answer(headers)
+        except OutOfRange:
+            if "Range" not in headers:
+                raise
+            return await answer(_headers(descriptor, 0, None))
 
     async def _elsewhere(
         self, stack: AsyncExitStack, descriptor: Descriptor, offset: int, length: int | None
@@ -154,31 +188,44 @@ class Repository:
             raise NotFound(f"{self.reference.host}: no server is configured for {needed.name}")
         return found
 
+    def in_turn(
+        self, needed: Capability, *, required: bool = True
+    ) -> Sequence[tuple[Session, int]]:
+        """The same, each with how often it is tried at most (0 for as often as usual): who is not
+        the last is not waited for. Without ``required`` there may be none."""
+        found = [one for one in self._sessions if one.endpoint.can(needed)]
+        if required or found:
+            found = sorted(self.able(needed), key=lambda one: one.unreached)
+        return [(one, 1) for one in found[:-1]] + [(one, 0) for one in found[-1:]]
+
     def scopes(self, *, push: bool = False) -> Sequence[str]:
         """What a token must allow (distribution: auth/scope)."""
         return (f"repository:{self.reference.repository}:pull{',push' * push}",)
 
-    def _url(self, session: Session, kind: str, target: str) -> str:
-        return session.url(f"{self.reference.repository}/{kind}/{target}", self._told(session))
-
-    def _told(self, session: Session) -> Mapping[str, str]:
-        """A mirror of several registries has to be told whose image is meant."""
+    def url(self, session: Session, path: str, query: Mapping[str, str] | None = None) -> str:
+        """Of something in the repository. A server that stands for several registries has to be
+        told whose image is meant."""
         registry = self.reference.host
-        return {"ns": registry} if session.endpoint.stands_for(registry) else {}
+        told = {"ns": registry} if session.endpoint.stands_for(registry) else {}
+        return session.url(f"{self.reference.repository}/{path}", {**(query or {}), **told})
 
-    async def _resolve_at(self, session: Session, kind: str, target: str) -> Descriptor:
-        url = self._url(session, kind, target)
+    async def _resolve_at(
+        self, session: Session, kind: str, target: str, attempts: int
+    ) -> Descriptor:
+        url = self.url(session, f"{kind}/{target}")
         async with session.request(
             "HEAD",
             url,
             scopes=self.scopes(),
             headers={"Accept": _ACCEPT},
             good=(200, 401, 403, 405),
+            attempts=attempts,
         ) as response:
             found = _described(response, self.reference) if response.status == 200 else None
-        if found is None:
-            # Without the headers, or with a refusal whose reason a HEAD cannot tell.
-            found = await self._read_at(session, url)
+        if found is None or (kind == "manifests" and found.media_type not in _KNOWN):
+            # Without the headers, with a type that says nothing, or with a refusal whose reason a
+            # HEAD cannot tell.
+            found = await self._read_at(session, url, kind, attempts)
         if found.size > LARGEST_MANIFEST:
             raise ResourceExhausted(
                 f"{self.reference}: a manifest of {found.size} bytes, more than {LARGEST_MANIFEST}"
@@ -190,21 +237,30 @@ class Repository:
             )
         return found
 
-    async def _read_at(self, session: Session, url: str) -> Descriptor:
+    async def _read_at(self, session: Session, url: str, kind: str, attempts: int) -> Descriptor:
         async with session.request(
-            "GET", url, scopes=self.scopes(), headers={"Accept": _ACCEPT}
+            "GET", url, scopes=self.scopes(), headers={"Accept": _ACCEPT}, attempts=attempts
         ) as response:
             algorithm = self.reference.digest.partition(":")[0] or "sha256"
-            hashed, size = hashlib.new(algorithm), 0
-            async for chunk in Body(response, 0, -1).chunks():
-                size += len(chunk)
-                if size > LARGEST_MANIFEST:
-                    break
-                hashed.update(chunk)
-            digest = f"{algorithm}:{hashed.hexdigest()}"
-            if self.reference.digest not in ("", digest) and size <= LARGEST_MANIFEST:
+            data = bytearray()
+            async for chunk in _body(response, 0).chunks():
+                data += chunk
+                if len(data) > LARGEST_MANIFEST:
+                    raise ResourceExhausted(
+                        f"{self.reference}: a manifest of more than {LARGEST_MANIFEST} bytes"
+                    )
+            digest = f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
+            if self.reference.digest not in ("", digest):
                 raise FailedPrecondition(f"{self.reference}: the registry sent {digest}")
-            return Descriptor(_media_type(response), digest, size)
+            media_type = _media_type(response)
+            if kind == "manifests" and media_type not in _KNOWN:
+                found = documents.kind(bytes(data))
+                if not found:
+                    raise InvalidArgument(
+                        f"{self.reference}: what the registry sent, as {media_type}, is no manifest"
+                    )
+                media_type = found
+            return Descriptor(media_type, digest, len(data))
 
 
 class _Failures:
@@ -247,7 +303,9 @@ def _headers(descriptor: Descriptor, offset: int, length: int | None) -> Mapping
 def _body(response: aiohttp.ClientResponse, offset: int) -> Body:
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding not in ("identity", ""):
-        raise Unknown(f"GET {response.url.path}: was asked for plain, came as {encoding}")
+        if response.status != 200 or not encodings.known(encoding):
+            raise Unknown(f"GET {response.url.path}: was asked for plain, came as {encoding}")
+        return Body(response, 0, -1, encoding)
     length = response.content_length
     size = -1 if length is None else length
     if response.status == 200:
@@ -261,8 +319,10 @@ def _body(response: aiohttp.ClientResponse, offset: int) -> Body:
 def _described(response: aiohttp.ClientResponse, reference: Reference) -> Descriptor | None:
     digest = reference.digest or response.headers.get(_DIGEST_HEADER, "")
     size = response.headers.get("Content-Length", "")
-    if not digest or not size.isdecimal():
-        return None
+    if not digest or not size.isdecimal() or not int(size):
+        return (
+            None  # some servers say of a HEAD that it has no body, instead of what GET would have
+        )
     if not is_digest(digest):
         raise Unknown(f"{reference}: the registry calls it {digest[:200]!r}, which is no digest")
     return Descriptor(_media_type(response), digest, int(size))

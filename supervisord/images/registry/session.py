@@ -67,7 +67,7 @@ async def session(
 
 
 class Session:
-    """One endpoint; made by ``session``."""
+    """One endpoint; made by ``session``. ``unreached``: the last time there was no connection."""
 
     def __init__(
         self,
@@ -77,6 +77,7 @@ class Session:
         context: ssl.SSLContext | None,
     ) -> None:
         self.endpoint = endpoint
+        self.unreached = False
         self._patience = patience
         self._scheme = endpoint.scheme
         timeout = aiohttp.ClientTimeout(
@@ -150,9 +151,13 @@ class Session:
                 if self._falls_back(url, error):
                     url = "http" + url.removeprefix("https")
                     continue
+                self.unreached = isinstance(
+                    error, (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError)
+                )
                 failure: Error = Unavailable(f"{method} {_shown(url)}: {_why(error)}")
                 wait = delay(attempt) if _may_help(error) else None
             else:
+                self.unreached = False
                 if response.status in good:
                     return response
                 async with response:

@@ -7,19 +7,30 @@ there; else it is sent in one request, and where that is cut, from where the reg
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from urllib.parse import urljoin, urlsplit
 
-from supervisord.contracts.errors import Error, NotFound, Unavailable, Unknown
+from supervisord.contracts.errors import (
+    Error,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+    Unknown,
+)
 
 from ..hosts.endpoint import Capability
+from ..oci import media
 from ..oci.documents import Descriptor
 from ..reference import Reference
 from .delays import delay
 from .http import aiohttp
 from .repository import Repository
 from .session import Session
+
+log = logging.getLogger(__name__)
 
 Read = Callable[[int], AsyncIterator[bytes]]
 """The bytes of a blob from an offset on."""
@@ -34,7 +45,6 @@ class Uploads:
         """Raises NotFound where no endpoint may be pushed to."""
         self._repository = repository
         self._session: Session = repository.able(Capability.PUSH)[0]
-        self._name = repository.reference.repository
 
     @property
     def reference(self) -> Reference:
@@ -45,15 +55,15 @@ class Uploads:
         """Whether the repository has the blob, or the manifest."""
         is_document = descriptor.is_index or descriptor.is_manifest
         kind = "manifests" if is_document else "blobs"
-        url = self._session.url(f"{self._name}/{kind}/{descriptor.digest}")
+        url = self._url(f"{kind}/{descriptor.digest}")
         headers = {"Accept": f"{descriptor.media_type}, */*"} if is_document else {}
         async with self._request("HEAD", url, headers=headers, good=(200, 404)) as response:
             return response.status == 200
 
     async def tagged(self, tag: str) -> str:
         """The digest that a tag has, "" where there is none."""
-        url = self._session.url(f"{self._name}/manifests/{tag}")
-        headers = {"Accept": "*/*"}
+        url = self._url(f"manifests/{tag}")
+        headers = {"Accept": ", ".join((*media.ACCEPTED, "*/*"))}
         async with self._request("HEAD", url, headers=headers, good=(200, 404)) as response:
             if response.status == 404:
                 return ""
@@ -62,19 +72,20 @@ class Uploads:
     async def blob(self, descriptor: Descriptor, read: Read, sources: Sequence[str] = ()) -> bool:
         """Sends a blob; ``sources`` are repositories of this registry that may have it. False
         where it was mounted from one of them. Raises as requests do."""
+        location: str | None = ""
         for source in sources:
             location = await self._mounted(descriptor, source)
             if location is None:
                 return False
-            break  # the answer began an upload, which is used
-        else:
-            location = await self._begun()
+            if location:
+                break  # the answer began an upload, which is used
+        location = location or await self._begun()
         await self._sent(descriptor, read, location)
         return True
 
     async def manifest(self, descriptor: Descriptor, data: bytes, target: str) -> None:
         """Puts a manifest or an index under a tag or its digest."""
-        url = self._session.url(f"{self._name}/manifests/{target}")
+        url = self._url(f"manifests/{target}")
         headers = {"Content-Type": descriptor.media_type}
         async with self._request("PUT", url, headers=headers, data=data, good=(200, 201, 202)):
             return
@@ -82,19 +93,24 @@ class Uploads:
     # A blob's way -------------------------------------------------------------------------
 
     async def _begun(self) -> str:
-        url = self._session.url(f"{self._name}/blobs/uploads/")
+        url = self._url("blobs/uploads/")
         async with self._request("POST", url, data=b"", good=(201, 202)) as response:
             return _location(url, response)
 
     async def _mounted(self, descriptor: Descriptor, source: str) -> str | None:
-        """None once it is there; else where it can be sent to."""
+        """None once it is there; else where it can be sent to. "" where the registry refuses: the
+        other repository may be one that we may not read any more."""
         query = {"mount": descriptor.digest, "from": source}
-        url = self._session.url(f"{self._name}/blobs/uploads/", query)
+        url = self._url("blobs/uploads/", query)
         scopes = (*self._scopes, f"repository:{source}:pull")
-        async with self._session.request(
-            "POST", url, scopes=scopes, data=b"", good=(201, 202)
-        ) as response:
-            return None if response.status == 201 else _location(url, response)
+        try:
+            async with self._session.request(
+                "POST", url, scopes=scopes, data=b"", good=(201, 202)
+            ) as response:
+                return None if response.status == 201 else _location(url, response)
+        except (Unauthenticated, PermissionDenied, NotFound) as error:
+            log.info("%s: not mounted from %s: %s", descriptor.digest, source, error)
+            return ""
 
     async def _sent(self, descriptor: Descriptor, read: Read, location: str) -> None:
         cuts, offset = 0, 0
@@ -163,6 +179,9 @@ class Uploads:
             if isinstance(error, Unavailable):
                 raise
             return await self._begun(), 0
+
+    def _url(self, path: str, query: Mapping[str, str] | None = None) -> str:
+        return self._repository.url(self._session, path, query)
 
     @property
     def _scopes(self) -> Sequence[str]:

@@ -141,3 +141,37 @@ def test_labels_that_hold_children() -> None:
     }
     refs = [names.ref_of(one).partition("-")[0] for one in (config, *layers, manifest, other)]
     assert refs == ["config", "layer", "layer", "manifest", "unknown"]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ({"mediaType": media.DOCKER_LIST, "manifests": []}, media.DOCKER_LIST),
+        ({"schemaVersion": 2, "manifests": []}, media.INDEX),
+        ({"schemaVersion": 2, "config": {}, "layers": []}, media.MANIFEST),
+        ({"schemaVersion": 1, "fsLayers": []}, media.DOCKER_SCHEMA1),
+        ({"mediaType": "text/html", "config": {}}, media.MANIFEST),
+        ({"hello": "world"}, ""),
+        ([], ""),
+        ("<html>", ""),
+    ],
+)
+def test_a_document_without_a_type(value: object, kind: str) -> None:
+    assert documents.kind(json.dumps(value).encode()) == kind
+    assert documents.kind(b"\xff\xfe") == ""
+
+
+def test_a_blob_within_its_descriptor() -> None:
+    empty = {
+        "mediaType": "application/vnd.oci.empty.v1+json",
+        "digest": "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+        "size": 2,
+        "data": "e30=",
+    }
+    found = documents.manifest(json.dumps({"config": empty}).encode(), "d")
+    assert found.config.data == b"{}"
+    for wrong in ({"size": 3}, {"data": "e3s="}):
+        with pytest.raises(InvalidArgument, match=r"config\[0\]: data is not what digest and size"):
+            documents.manifest(json.dumps({"config": {**empty, **wrong}}).encode(), "d")
+    with pytest.raises(InvalidArgument, match="base64"):
+        documents.manifest(json.dumps({"config": {**empty, "data": "!"}}).encode(), "d")

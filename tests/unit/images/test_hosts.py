@@ -25,7 +25,7 @@ ca = "upstream.crt"
   capabilities = ["Pull", "resolve"]
   override_path = true
   skip_verify = true
-  client = [["a.cert", "/abs/a.key"], "b.pem"]
+  client = [["a.cert", "/abs/a.key"], "b.pem", ["c.pem", ""]]
 """
 
 
@@ -65,7 +65,11 @@ def test_a_file(tmp_path: Path) -> None:
     assert (far.scheme, far.host, far.path) == ("https", "far.example", "/v2/cache")
     assert far.capabilities == Capability.PULL | Capability.RESOLVE
     assert far.tls == Tls(
-        client=((f"{folder}/a.cert", "/abs/a.key"), (f"{folder}/b.pem", f"{folder}/b.pem")),
+        client=(
+            (f"{folder}/a.cert", "/abs/a.key"),
+            (f"{folder}/b.pem", f"{folder}/b.pem"),
+            (f"{folder}/c.pem", f"{folder}/c.pem"),
+        ),
         skip_verify=True,
     )
     assert (upstream.host, upstream.path) == ("upstream.example", "/sub/v2")
