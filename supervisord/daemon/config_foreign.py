@@ -31,7 +31,6 @@ PLUGINS: Mapping[str, str] = {
     "io.containerd.cri.v1.images": "there is no CRI service yet",
     "io.containerd.cri.v1.runtime": "there is no CRI service yet",
     "io.containerd.nri.v1.nri": "there is no NRI",
-    "io.containerd.image-verifier.v1.bindir": "images are not pulled by the daemon yet",
     "io.containerd.internal.v1.opt": "there is no managed /opt folder",
     "io.containerd.internal.v1.restart": "nothing is restarted by the daemon",
     "io.containerd.internal.v1.tracing": "there is no tracing",
@@ -60,6 +59,10 @@ PLUGIN_KEYS: Mapping[str, str] = {
     "io.containerd.runtime.v2.task.platforms": "containers are of this machine's platform",
     "io.containerd.runtime.v2.task.socket_dir": "sockets of shims lie below state",
     "io.containerd.service.v1.tasks-service.blockio_config_file": "no block I/O classes are set",
+    "io.containerd.transfer.v1.local.check_platform_supported": "every platform is unpacked",
+    "io.containerd.transfer.v1.local.concurrent_layer_fetch_buffer": "max_ranges_per_layer says "
+    "how many parts of a layer are downloaded at a time",
+    "io.containerd.transfer.v1.local.unpack_config": "every snapshotter is unpacked into",
     "io.containerd.service.v1.tasks-service.rdt_config_file": "no RDT classes are set",
 }
 """Keys of plugins that do exist here."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from supervisord.contracts.plugins import GrpcService, PluginContext, Registration
+from supervisord.contracts.plugins import GrpcService, PluginContext, Registration, State
 
 GRPC = "io.containerd.grpc.v1"
 METADATA = "io.containerd.metadata.v1"
@@ -16,6 +16,7 @@ SNAPSHOTTER = "io.containerd.snapshotter.v1"
 DIFFER = "io.containerd.differ.v1"
 STREAMING = "io.containerd.streaming.v1"
 TRANSFER = "io.containerd.transfer.v1"
+VERIFIER = "io.containerd.image-verifier.v1"
 
 _REBASE = "rebase"
 _OVERLAYS = ("erofs", "overlayfs")
@@ -31,6 +32,10 @@ async def _transfers(context: PluginContext) -> Any:
     from supervisord.images.transfers import Defaults, Transfers
     from supervisord.images.unpacking import Target, Unpacker
 
+    for status in context.plugins.statuses():
+        if status.type == VERIFIER and status.state is not State.OK:
+            # Without it images would be pulled that nobody has judged.
+            raise ValueError(f"image verifier {status.id} did not start: {status.reason}")
     config = context.config
     metadata = context.get(METADATA)
     abilities = {
@@ -59,6 +64,8 @@ async def _transfers(context: PluginContext) -> Any:
         Limits(config["max_requests_per_host"], config["max_bandwidth"]),
         config["max_ranges_per_layer"],
         Docker(Path(config["docker_config"])) if config["docker_config"] else NOBODY,
+        config["max_concurrent_uploaded_layers"],
+        context.all(VERIFIER),
     )
     transfers = Transfers(metadata.content, metadata.images, metadata.leases, unpacker, defaults)
     context.on_close(transfers.close)
@@ -67,6 +74,15 @@ async def _transfers(context: PluginContext) -> Any:
     recovery.spawn(transfers.recover(names), "snapshots")
     context.on_close(recovery.close)
     return transfers
+
+
+async def _verifier(context: PluginContext) -> Any:
+    from supervisord.contracts.durations import seconds
+    from supervisord.images.verifying import Programs
+
+    config = context.config
+    each = seconds(config["per_verifier_timeout"], "per_verifier_timeout")
+    return Programs(config["bin_dir"], config["max_verifiers"], each)
 
 
 async def _transfer_service(context: PluginContext) -> Any:
@@ -83,12 +99,13 @@ REGISTRATIONS = (
         TRANSFER,
         "local",
         _transfers,
-        (METADATA, GC, INTERNAL, SERVICE, SNAPSHOTTER, DIFFER),
+        (METADATA, GC, INTERNAL, SERVICE, SNAPSHOTTER, DIFFER, VERIFIER),
         config={
             "config_path": "",
             "snapshotter": "overlayfs",
             "max_concurrent_downloads": 6,
             "max_concurrent_unpacks": 4,
+            "max_concurrent_uploaded_layers": 6,
             "max_ranges_per_layer": 3,
             "max_requests_per_host": 8,
             "max_bandwidth": 0,
@@ -101,6 +118,7 @@ REGISTRATIONS = (
             "snapshotter": "Where images are unpacked for clients that name no snapshotter.",
             "max_concurrent_downloads": "Most layers that are downloaded at a time.",
             "max_concurrent_unpacks": "Most layers that are unpacked at a time.",
+            "max_concurrent_uploaded_layers": "Most layers that are pushed at a time.",
             "max_ranges_per_layer": "Parts of 4 MiB of one large layer that are downloaded at a "
             "time; 1 for one stream.",
             "max_requests_per_host": "Most requests for layers to one registry at a time.",
@@ -109,6 +127,22 @@ REGISTRATIONS = (
             "none; empty for none.",
             "progress_timeout": "How long a registry may send nothing before a download is "
             "tried anew; there is no limit for a whole download.",
+        },
+    ),
+    Registration(
+        VERIFIER,
+        "bindir",
+        _verifier,
+        config={
+            "bin_dir": "/opt/containerd/image-verifier/bin",
+            "max_verifiers": 10,
+            "per_verifier_timeout": "10s",
+        },
+        config_help={
+            "bin_dir": "A folder of programs that are asked before an image is pulled; all have "
+            "to allow it. Without the folder every image may be pulled.",
+            "max_verifiers": "Most programs that are asked, in order of their names; below 0 all.",
+            "per_verifier_timeout": "How long one may take; then the image is not pulled.",
         },
     ),
     Registration(GRPC, "transfer", _transfer_service, (TRANSFER, STREAMING)),

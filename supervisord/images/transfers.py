@@ -43,6 +43,7 @@ from .registry.session import Patience
 from .selection import Selection
 from .tree import Tree
 from .unpacking import EXTRACT, Target, Unpacker
+from .verifying import Verifier, verified
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ _TRANSFER = "supervisord.io/transfer"
 class Defaults:
     """``targets``: snapshotters by name; ``snapshotter``: the one to unpack into where a client
     names none; ``roots`` and ``keeper``: folders of hosts and credentials where it has none;
-    ``ranges``: parts of one blob that are downloaded at a time."""
+    ``ranges``: parts of one blob that are downloaded at a time; ``uploads``: blobs that are
+    pushed at a time; ``verifiers``: who is asked before an image is pulled."""
 
     targets: Mapping[str, Target]
     snapshotter: str = "overlayfs"
@@ -66,6 +68,8 @@ class Defaults:
     limits: Limits = field(default_factory=Limits)
     ranges: int = 1
     keeper: Keeper = NOBODY
+    uploads: int = 6
+    verifiers: Mapping[str, Verifier] = field(default_factory=dict)
 
 
 class Transfers:
@@ -90,7 +94,7 @@ class Transfers:
             idle_seconds=defaults.patience.stall,
         )
         self._puller = Puller(content, unpacker)
-        self._pusher = Pusher(content)
+        self._pusher = Pusher(content, uploads=defaults.uploads)
         self._exporter = Exporter(content)
         self._importer = Importer(content)
         self._owner = TaskOwner("transfers")
@@ -161,6 +165,7 @@ class Transfers:
         tracker.say(f"Resolving from {source}")
         async with self._connected(parsed, source) as repository:
             target = await repository.resolve()
+            await verified(self._defaults.verifiers, source.reference, target)
             tracker.say(f"Pulling from {source}")
             tracker.say("fetching image content", source.reference, target)
             remote = Remote(self._fetcher, scope, repository, tracker)
