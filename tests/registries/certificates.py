@@ -20,11 +20,12 @@ class Authority:
             "-out", str(self.certificate), "-addext", "keyUsage=critical,keyCertSign,cRLSign",
         )  # fmt: skip
 
-    def issue(self, name: str) -> tuple[Path, Path]:
-        """A certificate for an IP address, and its key."""
+    def issue(self, name: str, *more: str) -> tuple[Path, Path]:
+        """A certificate for an IP address and for names, and its key."""
         certificate, key = self._folder / f"{name}.crt", self._folder / f"{name}.key"
         request, extra = self._folder / f"{name}.csr", self._folder / f"{name}.ext"
-        extra.write_text(f"subjectAltName=IP:{name}\nextendedKeyUsage=serverAuth,clientAuth\n")
+        names = ",".join([f"IP:{name}", *(f"DNS:{one}" for one in more)])
+        extra.write_text(f"subjectAltName={names}\nextendedKeyUsage=serverAuth,clientAuth\n")
         _openssl(
             "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
             "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(request),

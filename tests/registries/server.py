@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,14 +51,16 @@ def server(
     password: bool = False,
     token: Mapping[str, str] | None = None,
     client_authority: bool = False,
+    names: Sequence[str] = (),
 ) -> Iterator[Server]:
     """A registry on a free port of loopback. With an ``authority`` it speaks TLS, and with
-    ``client_authority`` to those only that the authority knows; ``token`` is its table for them."""
+    ``client_authority`` to those only that the authority knows; ``token`` is its table for them;
+    ``names`` are what it is called besides its address."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     http: dict[str, Any] = {"addr": address, "relativeurls": True}
     if authority is not None:
-        certificate, key = authority.issue("127.0.0.1")
+        certificate, key = authority.issue("127.0.0.1", *names)
         http["tls"] = {"certificate": str(certificate), "key": str(key)}
         if client_authority:
             http["tls"]["clientcas"] = [str(authority.certificate)]

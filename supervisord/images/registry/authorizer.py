@@ -16,6 +16,7 @@ from . import tokens
 from .challenge import Challenge, parse
 from .http import aiohttp
 from .keeper import Keeper
+from .proxies import Proxies
 
 _MOST_TOKENS = 64
 
@@ -24,9 +25,16 @@ class Authorizer:
     """The Authorization header of one endpoint's requests."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, host: str, keeper: Keeper, *, tls: bool
+        self,
+        session: aiohttp.ClientSession,
+        host: str,
+        keeper: Keeper,
+        proxies: Proxies,
+        *,
+        tls: bool,
     ) -> None:
         self._session = session
+        self._proxies = proxies
         self._host = host
         self._keeper = keeper
         self._tls = tls
@@ -50,7 +58,12 @@ class Authorizer:
             token = self._tokens.get(key)
             if token is None or not token.fresh:
                 token = await tokens.fetch(
-                    self._session, self._challenge, key, secret, from_tls=self._tls
+                    self._session,
+                    self._challenge,
+                    key,
+                    secret,
+                    from_tls=self._tls,
+                    proxies=self._proxies,
                 )
                 while len(self._tokens) >= _MOST_TOKENS:
                     self._tokens.pop(next(iter(self._tokens)))

@@ -22,6 +22,7 @@ _BY_STATUS: dict[int, type[Error]] = {
     401: Unauthenticated,
     403: PermissionDenied,
     404: NotFound,
+    407: Unauthenticated,
     408: DeadlineExceeded,
     416: OutOfRange,
     429: ResourceExhausted,
@@ -33,7 +34,8 @@ def of_status(status: int, what: str, body: bytes = b"") -> Error:
     """The domain error of a response; ``what`` is the request, for people."""
     kind = _BY_STATUS.get(status, Unavailable if status >= 500 else Unknown)
     said = _said(body)
-    return kind(f"{what}: the registry answered {status}" + (f": {said}" if said else ""))
+    who = "proxy" if status == 407 else "registry"
+    return kind(f"{what}: the {who} answered {status}" + (f": {said}" if said else ""))
 
 
 def _said(body: bytes) -> str:

@@ -20,7 +20,7 @@ from supervisord import __version__
 from supervisord.contracts.errors import Error, PermissionDenied, Unavailable
 
 from ..hosts.endpoint import Endpoint
-from . import failures, tls
+from . import failures, proxies, tls
 from .authorizer import Authorizer
 from .delays import delay
 from .http import aiohttp, ready
@@ -88,14 +88,14 @@ class Session:
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=context or True, limit=0),
             timeout=timeout,
-            trust_env=True,  # proxies, as HTTP_PROXY and its siblings name them
             auto_decompress=False,  # digests are of what was sent
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=_BUFFER,
             requote_redirect_url=False,
         )
+        self._proxies = proxies.from_environment()
         self._authorizer = Authorizer(
-            self._http, endpoint.host, keeper, tls=endpoint.scheme == "https"
+            self._http, endpoint.host, keeper, self._proxies, tls=endpoint.scheme == "https"
         )
 
     async def close(self) -> None:
@@ -154,7 +154,7 @@ class Session:
                 self.unreached = isinstance(
                     error, (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError)
                 )
-                failure: Error = Unavailable(f"{method} {_shown(url)}: {_why(error)}")
+                failure: Error = Unavailable(f"{method} {_shown(url)}: {self._why(url, error)}")
                 wait = delay(attempt) if _may_help(error) else None
             else:
                 self.unreached = False
@@ -204,6 +204,7 @@ class Session:
                 headers=self._headers(url, shown, headers),
                 data=data() if callable(data) else data,
                 allow_redirects=False,
+                proxy=self._proxies.of(url),
             )
             location = response.headers.get("Location")
             follows = _SAME_METHOD if method not in ("GET", "HEAD") else _REDIRECTS
@@ -241,6 +242,16 @@ class Session:
             return True
         return False
 
+    def _why(self, url: str, error: Exception) -> str:
+        """What the network did, for people."""
+        proxy = self._proxies.of(url)
+        by = f"by the proxy {proxies.shown(proxy)}: " if proxy else ""
+        if isinstance(error, aiohttp.ClientHttpProxyError):  # what it says has its password
+            return f"{by}it answered {error.status}: {error.message}"
+        if isinstance(error, TimeoutError):
+            return f"{by}no answer in time"
+        return by + (str(error) or type(error).__name__)
+
 
 def _check_redirect(url: str, target: str) -> None:
     old, new = urlsplit(url), urlsplit(target)
@@ -252,13 +263,9 @@ def _check_redirect(url: str, target: str) -> None:
 
 def _may_help(error: Exception) -> bool:
     """Whether to try again: not what will be the same, such as a certificate."""
-    return not isinstance(error, (aiohttp.ClientSSLError, aiohttp.InvalidURL))
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return str(error) or type(error).__name__
+    return not isinstance(
+        error, (aiohttp.ClientSSLError, aiohttp.InvalidURL, aiohttp.ClientHttpProxyError)
+    )
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:

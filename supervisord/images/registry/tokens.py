@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ from ..hosts.defaults import is_loopback
 from . import failures
 from .challenge import Challenge
 from .http import aiohttp
+from .proxies import Proxies
 
 CLIENT_ID = "supervisord"
 
@@ -27,6 +29,9 @@ _NOT_OAUTH = frozenset({400, 401, 404, 405})
 _LARGEST = 1 << 20
 _EARLY_SECONDS = 5.0
 _USUAL_SECONDS = 60.0
+
+
+_Ask = Callable[..., Awaitable[tuple[int, bytes]]]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -48,6 +53,7 @@ async def fetch(
     secret: Secret,
     *,
     from_tls: bool,
+    proxies: Proxies,
 ) -> Token:
     """A token for these scopes. ``from_tls``: the challenge came by a connection that was secure.
 
@@ -59,15 +65,16 @@ async def fetch(
     if secret and from_tls and parts.scheme == "http" and not is_loopback(parts.netloc):
         raise PermissionDenied(f"{realm}: the registry asks for credentials without TLS")
     service = challenge.parameters.get("service", "")
+    ask = partial(_ask, session, proxy=proxies.of(realm))
     if secret.secret:
-        answer = await _post(session, realm, service, scopes, secret)
+        answer = await _post(ask, realm, service, scopes, secret)
         if answer is not None:
             return _token(realm, answer)
-    return _token(realm, await _get(session, realm, service, scopes, secret))
+    return _token(realm, await _get(ask, realm, service, scopes, secret))
 
 
 async def _post(
-    session: aiohttp.ClientSession,
+    ask: _Ask,
     realm: str,
     service: str,
     scopes: Sequence[str],
@@ -80,14 +87,14 @@ async def _post(
         form |= {"grant_type": "password", "username": secret.user, "password": secret.secret}
     else:
         form |= {"grant_type": "refresh_token", "refresh_token": secret.secret}
-    status, body = await _ask(session, "POST", realm, data=form)
+    status, body = await ask("POST", realm, data=form)
     if status in _NOT_OAUTH:
         return None
     return _read(realm, status, body)
 
 
 async def _get(
-    session: aiohttp.ClientSession,
+    ask: _Ask,
     realm: str,
     service: str,
     scopes: Sequence[str],
@@ -96,7 +103,7 @@ async def _get(
     query = [("service", service)] if service else []
     query += [("scope", scope) for scope in scopes]
     headers = {"Authorization": secret.basic} if secret.secret else {}
-    return _read(realm, *await _ask(session, "GET", realm, params=query, headers=headers))
+    return _read(realm, *await ask("GET", realm, params=query, headers=headers))
 
 
 async def _ask(
