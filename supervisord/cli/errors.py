@@ -57,7 +57,8 @@ def rpc_text(error: grpc.RpcError, address: str) -> str:
     import grpc
 
     code, text = rpc_status(error)
-    if code is grpc.StatusCode.UNAVAILABLE and ("connect" in text or "unix:" in text):
+    # gRPC's own words: a registry that the daemon cannot reach is UNAVAILABLE as well.
+    if code is grpc.StatusCode.UNAVAILABLE and ("failed to connect" in text or "unix:" in text):
         return f"lost the connection to {address}: is the daemon running? ({text})"
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return f"the daemon does not offer this: {text}"

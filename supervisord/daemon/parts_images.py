@@ -94,6 +94,15 @@ async def _transfer_service(context: PluginContext) -> Any:
     return GrpcService(descriptor, service)
 
 
+async def _registries(context: PluginContext) -> Any:
+    from protos.supervisord.registries.v1 import registries_pb2
+    from supervisord.services.registries import RegistriesService
+
+    descriptor = registries_pb2.DESCRIPTOR.services_by_name["Registries"]
+    service = RegistriesService(context.get(TRANSFER, "local"), context.get(STREAMING, "manager"))
+    return GrpcService(descriptor, service)
+
+
 REGISTRATIONS = (
     Registration(
         TRANSFER,
@@ -145,5 +154,6 @@ REGISTRATIONS = (
             "per_verifier_timeout": "How long one may take; then the image is not pulled.",
         },
     ),
+    Registration(GRPC, "registries", _registries, (TRANSFER, STREAMING)),
     Registration(GRPC, "transfer", _transfer_service, (TRANSFER, STREAMING)),
 )

@@ -159,11 +159,10 @@ class Transfers:
                 raise Unimplemented(f"unable to transfer from {source} to {destination}")
 
     async def _pull(self, scope: Scope, source: Registry, store: Store, tracker: Tracker) -> None:
-        parsed = reference.parse(source.reference)
         names = names_of(store)
         wanted = self._wanted(store)
         tracker.say(f"Resolving from {source}")
-        async with self._connected(parsed, source) as repository:
+        async with self.connected(source) as repository:
             target = await repository.resolve()
             await verified(self._defaults.verifiers, source.reference, target)
             tracker.say(f"Pulling from {source}")
@@ -183,7 +182,7 @@ class Transfers:
         target = of_image(image)
         tracker.say(f"Pushing to {destination}")
         tracker.say("pushing content", image.name, target)
-        async with self._connected(parsed, destination) as repository:
+        async with self.connected(destination) as repository:
             selection = Selection(store.platforms, store.limit)
             await self._pusher.push(scope, target, repository, selection, tracker)
         tracker.say("pushed", destination.reference, target)
@@ -255,15 +254,15 @@ class Transfers:
             raise InvalidArgument("source: the image store needs a name")
         return self._images.get(scope.namespace, store.name)
 
-    def _connected(
-        self, parsed: reference.Reference, end: Registry
-    ) -> AbstractAsyncContextManager[Repository]:
+    def connected(self, end: Registry) -> AbstractAsyncContextManager[Repository]:
+        """The repository of a reference, asked as the client says and else as is configured; its
+        connections are closed with the block. Raises InvalidArgument."""
         access = end.access
         if not access.roots:
             access = replace(access, roots=self._defaults.roots)
         if access.keeper is NOBODY:
             access = replace(access, keeper=self._defaults.keeper)
-        return connected(parsed, access, self._defaults.patience)
+        return connected(reference.parse(end.reference), access, self._defaults.patience)
 
     def _wanted(self, store: Store) -> Wanted:
         unpacks = [self._unpack(request) for request in store.unpacks]

@@ -65,22 +65,7 @@ class TransferService:
 
     def _registry(self, call: Call, value: Any, field: str) -> Registry:
         message = _decoded(value, types.OCIRegistry, field)
-        resolver = message.resolver
-        if resolver.default_scheme not in ("", "http", "https"):
-            raise InvalidArgument(
-                f"{field}.resolver.default_scheme: must be http or https:"
-                f" {resolver.default_scheme!r}"
-            )
-        access = Access(
-            [resolver.host_dir] if resolver.host_dir else [],
-            resolver.default_scheme,
-            dict(resolver.headers),
-        )
-        if resolver.auth_stream:
-            stream = self._streams.get(call.scope.namespace, resolver.auth_stream)
-            keeper = StreamKeeper(stream, message.reference)
-            access = Access(access.roots, access.scheme, access.headers, keeper)
-        return Registry(message.reference, access)
+        return registry_of(self._streams, call.scope.namespace, message, field)
 
     def _store(self, call: Call, value: Any, field: str) -> Store:
         message = _decoded(value, types.ImageStore, field)
@@ -117,6 +102,27 @@ class TransferService:
         types.ImageImportStream.DESCRIPTOR.full_name: _import,
         types.ImageExportStream.DESCRIPTOR.full_name: _export,
     }
+
+
+def registry_of(
+    streams: StreamGetter, namespace: str, message: types.OCIRegistry, field: str
+) -> Registry:
+    """Raises InvalidArgument, NotFound (a stream)."""
+    resolver = message.resolver
+    if resolver.default_scheme not in ("", "http", "https"):
+        raise InvalidArgument(
+            f"{field}.resolver.default_scheme: must be http or https: {resolver.default_scheme!r}"
+        )
+    access = Access(
+        [resolver.host_dir] if resolver.host_dir else [],
+        resolver.default_scheme,
+        dict(resolver.headers),
+    )
+    if resolver.auth_stream:
+        stream = streams.get(namespace, resolver.auth_stream)
+        keeper = StreamKeeper(stream, message.reference)
+        access = Access(access.roots, access.scheme, access.headers, keeper)
+    return Registry(message.reference, access)
 
 
 def _reporting(stream: Stream) -> Report:

@@ -203,7 +203,13 @@ def test_names_and_labels(sctl: Sctl, layout: Path) -> None:
     assert "none:1" in result.err
     inspected = json.loads(sctl("images", "inspect", DEFAULT_NAME).out)
     assert inspected["config"]["config"]["Cmd"] == ["sh"]
-    assert len(inspected["layers"]) == 1
+    (layer,) = inspected["layers"]
+    assert layer["here"]
+    assert layer["diffId"] == layer["chainId"] == inspected["chain_id"]
+    assert inspected["config"]["rootfs"]["diff_ids"] == [layer["diffId"]]
+    assert inspected["platform"].startswith("linux/")
+    assert inspected["size"] > layer["size"] > 0
+    assert inspected["unpacked"] == {"overlayfs": True}
 
 
 def test_mount_and_unmount(sctl: Sctl, layout: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.conformance.ocitar import Image
 from tests.e2e.conftest import Sctl
 from tests.registries.certificates import Authority
-from tests.registries.server import PASSWORD, USER, Server, fill, needed, server
+from tests.registries.server import PASSWORD, USER, Server, fill, needed, put_manifest, server
 
 pytestmark = [
     needed,
@@ -101,3 +101,44 @@ def test_mistakes(sctl: Sctl, registry: Server) -> None:
     sctl.refused("images", "push", "absent", says="not found")
     assert sctl("images", "ls", "-q").out == ""
     assert sctl("leases", "ls", "-q").out == ""
+
+
+def test_tags_and_referrers(sctl: Sctl, image_tar: Path, image: Image, tmp_path: Path) -> None:
+    """skopeo pushes the tags; the index of referrers has the tag that the specification says."""
+    with server(tmp_path) as registry:
+        for tag in ("1", "2", "latest"):
+            fill(registry, image_tar, f"me/app:{tag}")
+        name = f"{registry.address}/me/app"
+        assert sorted(sctl("images", "tags", name).out.split()) == ["1", "2", "latest"]
+        listed = sctl("images", "tags", "--format=json", f"{name}:1")
+        assert sorted(json.loads(listed.out)) == ["1", "2", "latest"]
+        sctl.refused("images", "tags", f"{registry.address}/no/such", says="404")
+        assert "ARTIFACT TYPE" in sctl("images", "referrers", f"{name}:1").out
+        signature = {
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": image.manifest,
+            "size": len(image.blobs[image.manifest]),
+            "artifactType": "application/vnd.example.signature",
+            "annotations": {"by": "me"},
+        }
+        index = {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": [signature],
+        }
+        put_manifest(registry, "me/app", image.manifest.replace(":", "-"), index)
+        (row,) = sctl("images", "referrers", f"{name}:1").rows()
+        assert row[:2] == ["application/vnd.example.signature", image.manifest]
+        other = sctl("images", "referrers", "--artifact-type=other", "--format=json", f"{name}:1")
+        assert json.loads(other.out) == {"subject": image.manifest, "referrers": []}
+        by_digest = sctl("images", "referrers", "--format=json", f"{name}@{image.manifest}")
+        (found,) = json.loads(by_digest.out)["referrers"]
+        assert found["annotations"] == {"by": "me"}
+
+
+def test_a_registry_that_is_not_there(sctl: Sctl) -> None:
+    """It is the registry that is not reached, and not the daemon."""
+    for words in (["pull"], ["tags"], ["referrers"]):
+        result = sctl.refused("images", *words, "127.0.0.1:9/a", says="127.0.0.1")
+        assert "Connect call failed" in result.err
+        assert "is the daemon running" not in result.err

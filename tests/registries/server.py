@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -106,6 +107,16 @@ def fill(registry: Server, archive: Path, name: str, *, password: bool = False) 
     credentials = [f"--dest-creds={USER}:{PASSWORD}"] if password else []
     target = f"docker://{registry.address}/{name}"
     skopeo("copy", "--dest-tls-verify=false", *credentials, f"oci-archive:{archive}", target)
+
+
+def put_manifest(registry: Server, repository: str, target: str, value: Mapping[str, Any]) -> None:
+    """Puts a document under a tag or a digest, as it is."""
+    url = f"http://{registry.address}/v2/{repository}/manifests/{target}"
+    headers = {"Content-Type": value["mediaType"]}
+    data = json.dumps(value).encode()
+    request = urllib.request.Request(url, data, headers, method="PUT")
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - http
+        assert answer.status == 201
 
 
 def skopeo(*arguments: str) -> str:

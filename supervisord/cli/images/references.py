@@ -40,6 +40,13 @@ def normalize(name: str, default: str = "") -> str:
     return f"{domain}/{path}:{tag or 'latest'}"
 
 
+def repository(name: str, default: str = "") -> str:
+    """The repository of a docker name, without tag or digest. Raises CliError."""
+    whole = normalize(name, default).partition("@")[0]
+    folder, slash, last = whole.rpartition("/")
+    return f"{folder}{slash}{last.partition(':')[0]}"
+
+
 def familiar(name: str) -> str:
     """The short form that docker prints: without ``docker.io/`` and ``library/``."""
     short = name.removeprefix(f"{_DOMAIN}/")

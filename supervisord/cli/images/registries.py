@@ -30,7 +30,7 @@ def register(noun: Noun) -> None:
     """Declares the verbs."""
     verb = noun.verb("pull", pull, "pull an image from a registry and unpack it", note=_PULL)
     verb.add_argument("image", metavar="IMAGE")
-    _registry_flags(verb)
+    registry_flags(verb)
     verb.add_argument("--platform", action="append", default=[], metavar="OS/ARCH",
         help="pull for this platform (default: this machine's)")  # fmt: skip
     verb.add_argument("--all-platforms", action="store_true", help="pull for all platforms")
@@ -44,13 +44,14 @@ def register(noun: Noun) -> None:
     )  # fmt: skip
     verb.add_argument("image", metavar="IMAGE")
     verb.add_argument("reference", nargs="?", default="", metavar="REF")
-    _registry_flags(verb)
+    registry_flags(verb)
     verb.add_argument("--platform", action="append", default=[], metavar="OS/ARCH",
         help="of an index, push what is for this platform (default: all of it)")  # fmt: skip
     quiet_flag(verb, "reference")
 
 
-def _registry_flags(verb: argparse.ArgumentParser) -> None:
+def registry_flags(verb: argparse.ArgumentParser) -> None:
+    """How a registry is asked."""
     verb.add_argument("--plain-http", action="store_true", help="without TLS")
     verb.add_argument("--hosts-dir", default="", metavar="DIR",
         help="folders of registries with hosts.toml (default: the daemon's)")  # fmt: skip
@@ -76,7 +77,7 @@ def pull(args: argparse.Namespace) -> None:
                 types.UnpackConfiguration(platform=_wire(one), snapshotter=snapshotter)
                 for one in ([media.here()] if args.all_platforms else platforms)
             ]
-        source = types.OCIRegistry(reference=name, resolver=_resolver(args, daemon, stack))
+        source = types.OCIRegistry(reference=name, resolver=resolver(args, daemon, stack))
         store = types.ImageStore(
             name=name,
             platforms=[] if args.all_platforms else [_wire(one) for one in platforms],
@@ -98,7 +99,7 @@ def push(args: argparse.Namespace) -> None:
     platforms = [_wire(media.parse_platform(text)) for text in args.platform]
     with connect(args) as daemon, ExitStack() as stack:
         image = manifests.get_image(daemon, args.image)
-        registry = types.OCIRegistry(reference=reference, resolver=_resolver(args, daemon, stack))
+        registry = types.OCIRegistry(reference=reference, resolver=resolver(args, daemon, stack))
         store = types.ImageStore(name=image.name, platforms=platforms)
         _transfer(daemon, store, registry, quiet=args.quiet)
     show(reference if args.quiet else f"{reference} {image.target.digest}")
@@ -135,7 +136,8 @@ def _transfer(daemon: Connection, source: Message, destination: Message, *, quie
                 raise CliError("the transfer was cancelled") from None
 
 
-def _resolver(args: argparse.Namespace, daemon: Connection, stack: ExitStack) -> Any:
+def resolver(args: argparse.Namespace, daemon: Connection, stack: ExitStack) -> Any:
+    """The same for the daemon, and a stream on which it asks for credentials."""
     from protos.containerd.types.transfer.transfer_pb2 import RegistryResolver
 
     from . import login

@@ -13,15 +13,17 @@ import grpc
 from ..arguments import Noun, format_flag, quiet_flag, snapshotter_flag
 from ..connection import Connection, connect
 from ..errors import CliError, Failures, is_code, rpc_text
-from ..output import human_bytes, labels_line, listing, moment, show, show_json, warn
+from ..output import human_bytes, labels_line, listing, moment, show, warn
 from ..values import label_change, labels_of, require
 
 
 def register(noun: Noun) -> None:
     """Declares the verbs."""
-    from ..images import branches, registries
+    from ..images import branches, inspecting, registries, remote
 
     registries.register(noun)
+    remote.register(noun)
+    inspecting.register(noun)
     _register_archives(noun)
     branches.register(noun)
     verb = noun.verb("ls", list_images, "list images", ["list"])
@@ -34,10 +36,6 @@ def register(noun: Noun) -> None:
     quiet_flag(verb, "names of images that are complete and unpacked")
     snapshotter_flag(verb)
     format_flag(verb)
-
-    verb = noun.verb("inspect", inspect, "show an image's manifest and config as JSON")
-    verb.add_argument("image", metavar="IMAGE")
-    verb.add_argument("--platform", metavar="OS/ARCH")
 
     verb = noun.verb("tag", tag, "give an image more names")
     verb.add_argument("image", metavar="IMAGE")
@@ -293,29 +291,6 @@ def _checked(daemon: Connection, image: Any, snapshotter: str) -> dict[str, Any]
     except CliError as error:
         record["status"] = f"error: {error}"
     return record
-
-
-def inspect(args: argparse.Namespace) -> None:
-    """Prints an image's record, manifest and config."""
-    from ..images import blobs, manifests, media
-
-    wanted = media.parse_platform(args.platform) if args.platform else media.here()
-    with connect(args) as daemon:
-        image = manifests.get_image(daemon, args.image)
-        manifest = manifests.select(daemon, manifests.target_of(image), wanted)
-        config = blobs.read_json(daemon, manifest.config.digest)
-    show_json(
-        {
-            "name": image.name,
-            "labels": dict(image.labels),
-            "created_at": moment(image.created_at),
-            "updated_at": moment(image.updated_at),
-            "target": manifests.target_of(image).to_json(),
-            "manifest": manifest.target.to_json(),
-            "layers": [layer.to_json() for layer in manifest.layers],
-            "config": config,
-        }
-    )
 
 
 def tag(args: argparse.Namespace) -> None:
