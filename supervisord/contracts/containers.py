@@ -76,6 +76,16 @@ class ContainerStore(Protocol):
         Raises NotFound, InvalidArgument for an immutable or unknown field."""
         ...
 
+    async def create_record(self, namespace: str, container: Container) -> bytes:
+        """As ``create``; answers the serialized protobuf."""
+        ...
+
+    async def update_record(
+        self, namespace: str, container: Container, fieldpaths: Sequence[str]
+    ) -> bytes:
+        """As ``update``; answers the serialized protobuf."""
+        ...
+
     async def delete(self, namespace: str, id: str) -> None:
         """Deletes the record, then publishes /containers/delete. Raises NotFound."""
         ...

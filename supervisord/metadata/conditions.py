@@ -99,10 +99,11 @@ def insert(
     connection: sqlite3.Connection, namespace: str, node: Node, labels: Mapping[str, str]
 ) -> None:
     """Notes what the labels say; earlier rows of the owner are gone."""
-    connection.executemany(
-        "INSERT OR IGNORE INTO conditions VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [(namespace, *node, *row) for row in rows(node, labels)],
-    )
+    found = [(namespace, *node, *row) for row in rows(node, labels)]
+    if found:
+        connection.executemany(
+            "INSERT OR IGNORE INTO conditions VALUES (?, ?, ?, ?, ?, ?, ?)", found
+        )
 
 
 def delete(connection: sqlite3.Connection, namespace: str, node: Node) -> None:

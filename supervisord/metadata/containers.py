@@ -58,15 +58,22 @@ class Containers:
         """Creates the record, then publishes /containers/create.
 
         Raises InvalidArgument, AlreadyExists."""
+        return (await self._create(namespace, container))[0]
+
+    async def create_record(self, namespace: str, container: Container) -> bytes:
+        """See the contract."""
+        return (await self._create(namespace, container))[1]
+
+    async def _create(self, namespace: str, container: Container) -> tuple[Container, bytes]:
         now = time.time_ns()
-        made = _checked(replace(container, created_at=now, updated_at=now))
-        await self._table.insert(namespace, made)
+        made = _checked(container, now, now)
+        record = await self._table.insert(namespace, made)
         runtime = events_pb2.ContainerCreate.Runtime(name=made.runtime.name)
         if made.runtime.options:
             runtime.options.CopyFrom(packed(made.runtime.options))
         event = events_pb2.ContainerCreate(id=made.id, image=made.image, runtime=runtime)
         self._commits.publish(namespace, "/containers/create", event)
-        return made
+        return made, record
 
     async def update(
         self, namespace: str, container: Container, fieldpaths: Sequence[str]
@@ -74,14 +81,25 @@ class Containers:
         """Changes the mutable fields and publishes /containers/update.
 
         Raises NotFound, InvalidArgument."""
+        return (await self._update(namespace, container, fieldpaths))[0]
+
+    async def update_record(
+        self, namespace: str, container: Container, fieldpaths: Sequence[str]
+    ) -> bytes:
+        """See the contract."""
+        return (await self._update(namespace, container, fieldpaths))[1]
+
+    async def _update(
+        self, namespace: str, container: Container, fieldpaths: Sequence[str]
+    ) -> tuple[Container, bytes]:
         if not container.id:
             raise InvalidArgument("must specify a container id: invalid argument")
 
         def change(current: Container) -> Container:
             changed = _changed(current, container, fieldpaths)
-            return _checked(replace(changed, updated_at=time.time_ns()))
+            return _checked(changed, changed.created_at, time.time_ns())
 
-        changed = await self._table.change(namespace, container.id, change)
+        changed, record = await self._table.change(namespace, container.id, change)
         event = events_pb2.ContainerUpdate(
             id=changed.id,
             image=changed.image,
@@ -89,7 +107,7 @@ class Containers:
             snapshot_key=changed.snapshot_key,
         )
         self._commits.publish(namespace, "/containers/update", event)
-        return changed
+        return changed, record
 
     async def delete(self, namespace: str, id: str) -> None:
         """Deletes the record, then publishes /containers/delete. Raises NotFound."""
@@ -97,7 +115,7 @@ class Containers:
         self._commits.publish(namespace, "/containers/delete", events_pb2.ContainerDelete(id=id))
 
 
-def _checked(container: Container) -> Container:
+def _checked(container: Container, created_at: int, updated_at: int) -> Container:
     """The container as it is kept. Raises InvalidArgument."""
     check_identifier(container.id, "container.id")
     if "" in container.extensions:
@@ -108,7 +126,8 @@ def _checked(container: Container) -> Container:
         raise InvalidArgument("container.spec: must be set")
     if container.snapshot_key and not container.snapshotter:
         raise InvalidArgument("container.snapshotter: must be set if container.snapshot_key is set")
-    return replace(container, labels=label_rules.checked(container.labels, "container.labels"))
+    labels = label_rules.checked(container.labels, "container.labels")
+    return replace(container, labels=labels, created_at=created_at, updated_at=updated_at)
 
 
 def _changed(current: Container, wanted: Container, fieldpaths: Sequence[str]) -> Container:

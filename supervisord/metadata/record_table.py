@@ -71,30 +71,35 @@ class RecordTable(Generic[T]):
         records = self.records(namespace, filters)
         return list(readable(records, self._kind.decode, self._kind.word))
 
-    async def insert(self, namespace: str, thing: T) -> None:
-        """Raises AlreadyExists."""
+    async def insert(self, namespace: str, thing: T) -> bytes:
+        """Answers the serialized protobuf. Raises AlreadyExists."""
         kind, record = self._kind, self._kind.encode(thing)
+        query = f"INSERT OR IGNORE INTO {kind.table} VALUES (?, ?, ?)"  # noqa: S608
+        node = references.Node(kind.table, thing.id)
+        edges = kind.edges(thing)
 
         def insert(connection: sqlite3.Connection) -> None:
-            ensure_namespace(connection, namespace)
-            query = f"INSERT OR IGNORE INTO {kind.table} VALUES (?, ?, ?)"  # noqa: S608
             if not connection.execute(query, (namespace, thing.id, record)).rowcount:
                 raise AlreadyExists(f'{kind.word} "{thing.id}": already exists')
-            self._refer(connection, namespace, thing)
+            ensure_namespace(connection, namespace)
+            references.insert(connection, namespace, node, edges)
 
         await self._commits.write(insert)
+        return record
 
-    async def change(self, namespace: str, id: str, change: Callable[[T], T]) -> T:
-        """Raises NotFound, and what ``change`` raises."""
+    async def change(self, namespace: str, id: str, change: Callable[[T], T]) -> tuple[T, bytes]:
+        """Answers also the serialized protobuf. Raises NotFound, and what ``change`` raises."""
 
-        def update(connection: sqlite3.Connection) -> T:
+        def update(connection: sqlite3.Connection) -> tuple[T, bytes]:
             changed = change(self._decoded(self._record(connection, namespace, id), id))
+            record = self._kind.encode(changed)
             connection.execute(
                 f"UPDATE {self._kind.table} SET record = ? WHERE namespace = ? AND id = ?",  # noqa: S608
-                (self._kind.encode(changed), namespace, id),
+                (record, namespace, id),
             )
-            self._refer(connection, namespace, changed)
-            return changed
+            node = references.Node(self._kind.table, id)
+            references.replace(connection, namespace, node, self._kind.edges(changed))
+            return changed, record
 
         return await self._commits.write(update)
 
@@ -125,10 +130,6 @@ class RecordTable(Generic[T]):
             return self._kind.decode(record)
         except ValueError as error:
             raise Internal(f'{self._kind.word} "{id}": {error}') from error
-
-    def _refer(self, connection: sqlite3.Connection, namespace: str, thing: T) -> None:
-        node = references.Node(self._kind.table, thing.id)
-        references.replace(connection, namespace, node, self._kind.edges(thing))
 
 
 def masked(

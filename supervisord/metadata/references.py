@@ -118,10 +118,20 @@ def replace(
 ) -> None:
     """Makes these the edges that ``owner`` accounts for, with what its labels say of conditions."""
     drop(connection, namespace, owner)
-    connection.executemany(
-        "INSERT OR IGNORE INTO refs VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [(namespace, *edge.source, *edge.target, *owner, edge.flat) for edge in edges],
-    )
+    insert(connection, namespace, owner, edges, labels)
+
+
+def insert(
+    connection: sqlite3.Connection,
+    namespace: str,
+    owner: Node,
+    edges: Iterable[Edge],
+    labels: Mapping[str, str] = _NO_LABELS,
+) -> None:
+    """The same for an owner that is new: it has none yet."""
+    rows = [(namespace, *edge.source, *edge.target, *owner, edge.flat) for edge in edges]
+    if rows:
+        connection.executemany("INSERT OR IGNORE INTO refs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
     conditions.insert(connection, namespace, owner, labels)
 
 

@@ -56,7 +56,7 @@ class Sandboxes:
             changed = _changed(current, sandbox, fieldpaths)
             return _checked(replace(changed, updated_at=time.time_ns()))
 
-        return await self._table.change(namespace, sandbox.id, change)
+        return (await self._table.change(namespace, sandbox.id, change))[0]
 
 
 def _checked(sandbox: Sandbox) -> Sandbox:

@@ -50,9 +50,8 @@ class ContainersService:
 
     async def create(self, call: Call, request: pb.CreateContainerRequest) -> bytes:
         required(request.HasField("container"), "container")
-        namespace = call.namespace
-        created = await self._store.create(namespace, _from_wire(request.container))
-        return record(1, self._store.record(namespace, created.id))
+        container = _from_wire(request.container)
+        return record(1, await self._store.create_record(call.namespace, container))
 
     async def update(self, call: Call, request: pb.UpdateContainerRequest) -> bytes:
         required(request.HasField("container"), "container")
@@ -60,8 +59,8 @@ class ContainersService:
         if not request.container.id:
             raise InvalidArgument("container.id: must not be empty")
         container = _from_wire(request.container)
-        updated = await self._store.update(namespace, container, paths(request.update_mask))
-        return record(1, self._store.record(namespace, updated.id))
+        changed = paths(request.update_mask)
+        return record(1, await self._store.update_record(namespace, container, changed))
 
     async def delete(self, call: Call, request: pb.DeleteContainerRequest) -> None:
         await self._store.delete(call.namespace, request.id)

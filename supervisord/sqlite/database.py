@@ -1,13 +1,14 @@
 """One SQLite database: a writer thread with group commit, and read-only connections.
 
-All writes are short synchronous closures. The writer takes whatever is waiting, runs each in a
-savepoint of one transaction, commits once (``synchronous=FULL``), and answers all: closures that
-arrive while a commit is being synced share the next one. A closure that raises undoes only its
-own savepoint.
+All writes are short synchronous closures. The writer takes whatever is waiting, runs it in one
+transaction, commits once (``synchronous=FULL``), and answers all: closures that arrive while a
+commit is being synced share the next one. Where several callers are at it, the writer lets more of
+them arrive for a moment first. A closure that raises before it has changed anything leaves nothing
+to undo; where one has, all run again, each in a savepoint, and only its own is undone.
 
-A closure touches nothing but its connection: when a shared commit fails for lack of space, each
-is run again alone, so that one large write does not fail the small ones beside it. A cancelled
-waiter means "perhaps committed": the closure runs all the same.
+A closure touches nothing but its connection, because it may run twice: also when a shared commit
+fails for lack of space, each is run again alone, so that one large write does not fail the small
+ones beside it. A cancelled waiter means "perhaps committed": the closure runs all the same.
 
 A full disk must not forbid deleting: ``reserve`` has room for writes that say they free something,
 and the others are refused before they take it.
@@ -25,6 +26,7 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _BATCH = 256
+_CROWD = 3
+_GATHER_SECONDS = 0.002
 _BUSY_MS = 5000
 _RESTART_MS = 200
 _CHECKPOINT_COMMITS = 512
@@ -58,6 +62,10 @@ class _Job:
     freeing: bool
     value: Any = None
     failure: BaseException | None = None
+
+
+class _Entangled(Exception):
+    """What a failed job has changed cannot be told from what the others have."""
 
 
 def _connect(path: str, *, read_only: bool) -> sqlite3.Connection:
@@ -239,7 +247,7 @@ class Database:
     # The writer thread -------------------------------------------------------------------
 
     def _serve(self) -> None:
-        commits = 0
+        commits = answered = 0
         while True:
             if commits >= _CHECKPOINT_COMMITS and self._start_checkpoint():
                 commits = 0
@@ -250,12 +258,16 @@ class Database:
                 if self._start_checkpoint():
                     commits = 0
                 continue
+            if answered + self._jobs.qsize() + 1 >= _CROWD:
+                # A commit costs the same for one as for many: these callers come again at once.
+                time.sleep(_GATHER_SECONDS)
             while len(batch) < _BATCH and batch[-1] is not None:
                 try:
                     batch.append(self._jobs.get_nowait())
                 except queue.Empty:
                     break
             jobs = [job for job in batch if job is not None]
+            answered = len(jobs)
             if jobs:
                 commits += self._serve_batch(jobs)
             if batch[-1] is None:
@@ -304,11 +316,20 @@ class Database:
 
     def _transaction(self, jobs: list[_Job]) -> BaseException | None:
         """Runs the jobs and commits; answers what kept it from committing."""
+        failure = self._attempt(jobs, self._plain)
+        if isinstance(failure, _Entangled):
+            failure = self._attempt(jobs, self._saved)
+        return failure
+
+    def _attempt(
+        self, jobs: list[_Job], run: Callable[[sqlite3.Connection, _Job], None]
+    ) -> BaseException | None:
         connection = self._writer_connection
         try:
             connection.execute("BEGIN IMMEDIATE")
             for job in jobs:
-                self._one(connection, job)
+                job.value = job.failure = None
+                run(connection, job)
             connection.execute("COMMIT")
         except BaseException as error:
             if connection.in_transaction:
@@ -319,21 +340,31 @@ class Database:
             self._changes = connection.total_changes
         return None
 
-    def _one(self, connection: sqlite3.Connection, job: _Job) -> None:
-        job.failure = None
+    def _plain(self, connection: sqlite3.Connection, job: _Job) -> None:
+        """Raises _Entangled where the job has failed after it had changed something."""
+        changes = connection.total_changes
+        try:
+            job.value = job.work(connection)
+        except Exception as error:
+            self._failed(connection, job, error)
+            if connection.total_changes != changes:
+                raise _Entangled from error
+
+    def _saved(self, connection: sqlite3.Connection, job: _Job) -> None:
         connection.execute("SAVEPOINT job")
         try:
             job.value = job.work(connection)
         except Exception as error:
-            # A full disk or an I/O error concerns the whole transaction, ended or not.
-            if not connection.in_transaction or faults.is_disk(error):
-                raise
+            self._failed(connection, job, error)
             connection.execute("ROLLBACK TO job")
-            connection.execute("RELEASE job")
-            job.value = None
-            job.failure = faults.translated(error, self.path) if faults.is_damage(error) else error
-            return
         connection.execute("RELEASE job")
+
+    def _failed(self, connection: sqlite3.Connection, job: _Job, error: Exception) -> None:
+        """Notes what the job's caller is told. Raises ``error`` where it concerns the whole
+        transaction: a full disk or an I/O error does, and one that has ended it."""
+        if not connection.in_transaction or faults.is_disk(error):
+            raise error
+        job.failure = faults.translated(error, self.path) if faults.is_damage(error) else error
 
     def _start_checkpoint(self) -> bool:
         """False while an earlier one is still running."""
