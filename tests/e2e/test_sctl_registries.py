@@ -97,6 +97,7 @@ def test_mistakes(sctl: Sctl, registry: Server) -> None:
     sctl.refused("images", "pull", f"--user={USER}:wrong", name, says="access denied")
     sctl.refused("images", "pull", f"--user={USER}", name, says="SCTL_PASSWORD")
     sctl.refused("images", "pull", "No", says="must be lower case")
+    sctl.refused("images", "pull", f"https://{name}", says="without https://")
     sctl.refused("images", "pull", "--platform=x/y/z/a", name, says="platform")
     sctl.refused("images", "push", "absent", says="not found")
     assert sctl("images", "ls", "-q").out == ""

@@ -19,6 +19,8 @@ def normalize(name: str, default: str = "") -> str:
     ``default`` is another registry for names without one.
 
     Raises CliError for what cannot be a reference."""
+    if "://" in name:
+        raise CliError(f"{name!r} is not an image name: it begins with a host, without https://")
     rest, at, digest = name.partition("@")
     domain, slash, path = rest.partition("/")
     if not slash or not (domain == "localhost" or "." in domain or ":" in domain):

@@ -115,7 +115,8 @@ def _transfer(daemon: Connection, source: Message, destination: Message, *, quie
     from .streams import packed, stream
     from .ticker import Ticker
 
-    with Ticker(quiet=quiet) as ticker:
+    pushing = destination.DESCRIPTOR.name == "OCIRegistry"
+    with Ticker(quiet=quiet, pushing=pushing) as ticker:
 
         def each(value: Packed) -> None:
             ticker.told(Progress.FromString(value.value))

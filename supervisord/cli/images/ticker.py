@@ -8,51 +8,38 @@ from typing import TYPE_CHECKING
 from ..output import human_bytes
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bars
-    from rich.progress import TaskID
-
     from protos.containerd.types.transfer.transfer_pb2 import Progress
+
+    from .bars import Bars
 
 _DONE = {"complete", "already exists", "extracted"}
 _NODES = ("layer-", "config-", "manifest-", "index-", "unknown-")
+_SMALL = ("config", "manifest", "index")
 _SHOWN = 12
+_STATES = {"complete": "downloaded", "extracted": "unpacked", "already exists": "here"}
+"""Words for people. Extraction goes on during the download: both are one bar."""
+_PUSHED = {"complete": "uploaded", "already exists": "there"}
 
 
 class Ticker:
     """Shows what it is ``told``. Use it as a context manager."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, pushing: bool = False) -> None:
         self._quiet = quiet
+        self._states = _PUSHED if pushing else _STATES
         self._bars: Bars | None = None
-        self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, str] = {}
 
     def __enter__(self) -> Ticker:
         if sys.stderr.isatty() and not self._quiet:
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-                TransferSpeedColumn,
-            )
+            from .bars import Bars
 
-            self._bars = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
-                TextColumn("{task.fields[state]:<14}"),
-                TextColumn("{task.fields[amount]:>17}"),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(compact=True),
-                console=Console(stderr=True),
-            )
-            self._bars.start()
+            self._bars = Bars().__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
         if self._bars is not None:
-            self._bars.stop()
+            self._bars.__exit__(*exc)
 
     def told(self, progress: Progress) -> None:
         """One report of the daemon's."""
@@ -61,28 +48,9 @@ class Ticker:
         kind, _, digest = progress.name.partition("-")
         name = f"{kind} {digest.partition(':')[2][:_SHOWN]}"
         if self._bars is not None:
-            self._bar(self._bars, name, progress)
+            if kind not in _SMALL:
+                state = self._states.get(progress.event, progress.event)
+                self._bars.update(name, state, progress.progress, progress.total)
         elif progress.event in _DONE and self._said.get(name) != progress.event:
             self._said[name] = progress.event
             sys.stderr.write(f"{name}: {progress.event} ({human_bytes(progress.total)})\n")
-
-    def _bar(self, bars: Bars, name: str, progress: Progress) -> None:
-        task = self._tasks.get(name)
-        if task is None:
-            task = self._tasks[name] = bars.add_task(
-                f"{name:<{_SHOWN + 9}}", total=progress.total or None, state="waiting", amount=""
-            )
-        bars.update(
-            task,
-            completed=progress.progress,
-            total=progress.total or None,
-            state=_state(progress.event),
-            amount=f"{human_bytes(progress.progress)}/{human_bytes(progress.total)}",
-        )
-
-
-def _state(event: str) -> str:
-    """Extraction goes on during the download: both are one bar."""
-    return {"complete": "downloaded", "extracted": "unpacked", "already exists": "here"}.get(
-        event, event
-    )

@@ -250,6 +250,11 @@ class Session:
             return f"{by}it answered {error.status}: {error.message}"
         if isinstance(error, TimeoutError):
             return f"{by}no answer in time"
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            return f"{by}{error.host}:{error.port}: {error.certificate_error}"
+        if isinstance(error, aiohttp.ClientConnectorError):
+            why = error.os_error.strerror or str(error.os_error)
+            return f"{by}cannot connect to {error.host}:{error.port}: {why}"
         return by + (str(error) or type(error).__name__)
 
 
