@@ -331,7 +331,7 @@ def _chain(digest: str, layers: Sequence[Descriptor], diff_ids: Sequence[str]) -
     return [
         _Layer(layer, diff_id, name, parent)
         for layer, diff_id, name, parent in zip(
-            layers, diff_ids, names, ["", *names[:-1]], strict=True
+            layers, diff_ids, names, ["", *names][: len(names)], strict=True
         )
     ]
 
