@@ -1,9 +1,9 @@
 """Sweeps what nothing keeps; implements contracts.leases.Sweepable.
 
 The mark (``marking``) runs on a read-only connection in a thread, where it holds up nobody. What it
-found is deleted in writes of a bounded size. Where anything was written in between, the write marks
-again itself, so that nothing gets a reference unseen. Resources outside of the metadata end next;
-files and backend snapshots go last (removals).
+found is deleted in writes of a bounded size. Where anything was written in between, the write looks
+at what was found again, and marks anew itself if any of it may have got a reference. Resources
+outside of the metadata end next; files and backend snapshots go last (removals).
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ from supervisord.contracts.leases import Swept
 
 from . import content_rows, images, leases, nodes, snapshot_rows
 from .commits import Commits
-from .marking import Found, Outside, garbage, in_pieces
+from .marking import Found, Outside, garbage, in_pieces, is_still
 from .removals import Removals, note_blob, note_ingest, note_snapshot
 
 log = logging.getLogger(__name__)
+
+_UNKNOWN = -1
+"""Instead of a count of changes: what is beside the rows has changed, too."""
 
 
 class Garbage:
@@ -67,7 +70,7 @@ class Garbage:
         left = await asyncio.to_thread(self._pieces, beside)
         while left:
             before, beside = beside, self.outside()
-            seen = changes if beside == before else -1
+            seen = changes if beside == before else _UNKNOWN
             work = partial(_sweep, pieces=left, changes=seen, beside=beside)
             deleted, left, changes = await self._database.write(work, freeing=True)
             gone += deleted
@@ -114,7 +117,9 @@ def _sweep(
     """Deletes one piece of garbage; answers it, what is left for other writes, and the changes
     that there are then if nobody else writes. ``changes`` are those at which it was found."""
     if connection.total_changes != changes:
-        pieces = in_pieces(connection, garbage(connection, time.time_ns(), beside))
+        found, now = [one for piece in pieces for one in piece], time.time_ns()
+        if changes == _UNKNOWN or not is_still(connection, found, now, beside):
+            pieces = in_pieces(connection, garbage(connection, now, beside))
     chosen, left = (pieces[0], pieces[1:]) if pieces else ([], [])
     snapshots: list[tuple[int, str, str]] = []
     for namespace, kind, key in chosen:

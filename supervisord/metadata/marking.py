@@ -17,7 +17,7 @@ from typing import NamedTuple
 from supervisord.contracts.collectible import Collectible
 
 from . import conditions, references
-from .nodes import LEASES, Node, outside
+from .nodes import LEASES, Node, is_outside, is_snapshot, outside
 
 PIECE = 512
 """Records that one write deletes."""
@@ -73,6 +73,22 @@ _PLAIN = _LIVE.format(met=conditions.MET, also="") + _GARBAGE
 _WITH_MORE = _LIVE.format(met=conditions.MET, also=_ALSO) + _GARBAGE
 
 
+_OF = "AS t ON t.namespace = f.value ->> 0 AND t.{key} = f.value ->> 2"
+_UNROOTED = {
+    "leases": f"leases {_OF.format(key='id')} WHERE t.expires_at < :now",
+    "images": f"images {_OF.format(key='name')} WHERE t.expires_at < :now",
+    "ingests": f"ingests {_OF.format(key='ref')} WHERE t.expires_at < :now",
+    "content": f"blobs {_OF.format(key='digest')} WHERE NOT t.root",
+    "snapshots": f"snapshots {_OF.format(key='key')} AND t.snapshotter = f.value ->> 3"
+    " WHERE NOT t.root",
+}
+"""For each kind of garbage its table: the rows that are no roots."""
+_EDGES_TO = """
+SELECT namespace, kind, key FROM refs WHERE (to_key, to_kind, namespace) IN
+    (SELECT value ->> 2, value ->> 1, value ->> 0 FROM json_each(?))
+"""
+
+
 class Found(NamedTuple):
     """A thing that nothing keeps."""
 
@@ -116,6 +132,34 @@ def garbage(connection: sqlite3.Connection, now: int, beside: Outside) -> list[F
     ).fetchall()
     found = [Found(namespace, kind, key) for key, kind, namespace in rows]
     return [one for one in found if not beside.is_kept(one)]
+
+
+def is_still(
+    connection: sqlite3.Connection, found: Sequence[Found], now: int, beside: Outside
+) -> bool:
+    """Whether certainly all that was garbage once is so still, at the price of one look at each and
+    at the edges: everything is there, nothing is a root, and no edge leads to it from anything
+    else. Nothing may have changed ``beside``.
+
+    False where it is not certain: with references that are no rows, or with an edge that a whole
+    mark has to judge (it comes from what does not exist, or is not followed for a flat lease)."""
+    if any(True for _ in beside.edges()) or any(map(beside.is_kept, found)):
+        return False
+    if connection.execute("SELECT 1 FROM conditions LIMIT 1").fetchone() is not None:
+        return False
+    by_kind: dict[str, list[Found]] = {}
+    for one in found:
+        kind = "snapshots" if is_snapshot(one.kind) else one.kind
+        by_kind.setdefault("" if is_outside(kind) else kind, []).append(one)
+    by_kind.pop("", None)
+    for kind, ones in by_kind.items():
+        query = f"SELECT count(*) FROM json_each(:found) AS f CROSS JOIN {_UNROOTED[kind]}"  # noqa: S608
+        listed = json.dumps([[*one, one.kind.removeprefix("snapshots/")] for one in ones])
+        if connection.execute(query, {"found": listed, "now": now}).fetchone() != (len(ones),):
+            return False
+    inside = set(found)
+    edges = connection.execute(_EDGES_TO, (json.dumps(found),))
+    return all(Found(*source) in inside for source in edges)
 
 
 def in_pieces(connection: sqlite3.Connection, found: Sequence[Found]) -> list[list[Found]]:

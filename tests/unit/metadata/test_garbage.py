@@ -522,3 +522,49 @@ async def test_a_commit_under_a_lease_that_is_gone_changes_nothing(metadata: Met
     assert await _snapshots(metadata) == {"s"}
     await store.commit(SCOPE, "other", "s", {PREFIX + "root": "1"})
     assert await _snapshots(metadata) == {"other"}
+
+
+@pytest.mark.parametrize("what", ["unrelated", "edge", "root", "lease", "gone"])
+async def test_writes_beside_a_mark_have_it_repeated_only_if_they_concern_it(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    garbage = await add_blob(metadata, b"garbage", {PREFIX + "x": "y"})
+    other = await add_blob(metadata, b"other")
+    await metadata.leases.create("test", Lease("L"))
+    marks = []
+    mark, pieces = marking.garbage, metadata.garbage._pieces
+
+    def counted(*arguments: Any) -> list[marking.Found]:
+        marks.append(arguments)
+        return mark(*arguments)
+
+    async def meanwhile() -> None:
+        match what:
+            case "unrelated":
+                await metadata.containers.create("test", WEB)
+            case "edge":
+                labels = {PREFIX + "ref.content": garbage, PREFIX + "ref.content.1": other}
+                await metadata.containers.create("test", replace(WEB, labels=labels))
+            case "root":
+                for each in (garbage, other):
+                    info = Info(each, labels={PREFIX + "root": "1"})
+                    await metadata.content.update(SCOPE, info, [])
+            case "lease":
+                for each in (garbage, other):
+                    await metadata.leases.add_resource("test", "L", Resource("content", each))
+            case "gone":
+                await metadata.content.delete(SCOPE, other)
+
+    loop = asyncio.get_running_loop()
+
+    def then_written(beside: marking.Outside) -> list[list[marking.Found]]:
+        found = pieces(beside)
+        asyncio.run_coroutine_threadsafe(meanwhile(), loop).result(10)
+        return found
+
+    monkeypatch.setattr("supervisord.metadata.garbage.garbage", counted)
+    monkeypatch.setattr(metadata.garbage, "_pieces", then_written)
+    await metadata.garbage.sweep()
+    left = {info.digest async for info in metadata.content.walk(SCOPE)}
+    assert left == (set() if what in ("unrelated", "gone") else {garbage, other})
+    assert len(marks) == (1 if what == "unrelated" else 2)

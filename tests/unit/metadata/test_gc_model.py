@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import random
 import tempfile
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from supervisord.contracts.leases import Lease, Resource
 from supervisord.contracts.sandboxes import Sandbox
 from supervisord.contracts.scope import Scope
 from supervisord.contracts.typed import TypedValue
+from supervisord.metadata.marking import Found, is_still
 from supervisord.metadata.store import Metadata
 
 from .conftest import MemorySnapshotter, Recorder, add_blob, opened
@@ -271,6 +274,33 @@ def test_collections_take_what_the_model_takes(
             await stores.garbage.sweep()
             for name in NAMESPACES:
                 assert await real[name].everything() == _modelled(model[name])
+
+    asyncio.run(_in_stores(work))
+
+
+@pytest.mark.blocks("each example opens a database of its own")
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(taken=steps)
+def test_a_second_look_is_never_surer_than_a_mark(
+    short_temporary_folder: Path, taken: list[tuple[str, tuple[Any, ...]]]
+) -> None:
+    """Whatever clients do after a mark: what the look still takes for garbage a mark does, too."""
+
+    async def work(stores: Metadata) -> None:
+        real = {name: Real(stores, name) for name in NAMESPACES}
+        found: list[Found] = []
+        for namespace, (verb, *arguments) in taken:
+            beside = stores.garbage.outside()
+            if verb == "collect":
+                found = stores.garbage.marked(beside)
+                continue
+            with contextlib.suppress(Error):
+                await getattr(real[namespace], verb)(*arguments)
+            now = time.time_ns()
+            if found and stores.database.read(lambda c: is_still(c, found, now, beside)):  # noqa: B023
+                assert set(found) <= set(stores.garbage.marked(beside)), (verb, arguments)
 
     asyncio.run(_in_stores(work))
 
