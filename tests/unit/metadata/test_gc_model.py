@@ -9,6 +9,7 @@ import random
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -298,8 +299,9 @@ def test_a_second_look_is_never_surer_than_a_mark(
                 continue
             with contextlib.suppress(Error):
                 await getattr(real[namespace], verb)(*arguments)
-            now = time.time_ns()
-            if found and stores.database.read(lambda c: is_still(c, found, now, beside)):  # noqa: B023
+            look = partial(is_still, found=found, now=time.time_ns(), beside=beside)
+            sure: bool = stores.database.read(look)
+            if sure:
                 assert set(found) <= set(stores.garbage.marked(beside)), (verb, arguments)
 
     asyncio.run(_in_stores(work))
