@@ -12,7 +12,6 @@ from pathlib import Path
 from google.protobuf.any_pb2 import Any as Packed
 
 from protos.containerd.types.transfer import transfer_pb2 as types
-from supervisord.credentials.docker_config import DockerConfig
 from supervisord.credentials.secret import CredentialsError, Secret
 
 from ..errors import CliError
@@ -37,9 +36,11 @@ def given(user: str) -> Ask:
 def configured() -> Ask:
     """docker's ``config.json``, with its helpers."""
     folder = os.environ.get("DOCKER_CONFIG") or str(Path.home() / ".docker")
-    config = DockerConfig(Path(folder) / "config.json")
 
     def ask(host: str) -> Secret:
+        from supervisord.credentials.docker_config import DockerConfig  # few registries ask
+
+        config = DockerConfig(Path(folder) / "config.json")
         try:
             return asyncio.run(config.secret(host))
         except CredentialsError as error:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import grpc
-
-from protos.containerd.services.images.v1 import images_pb2
+from typing import TYPE_CHECKING, Any
 
 from ..connection import Connection
-from ..errors import CliError, is_code
+from ..errors import CliError
 from . import blobs
 from .media import CONFIG_TYPES, Descriptor, Platform, check_digest, descriptor_of
+from .records import get_image as get_image
+
+if TYPE_CHECKING:
+    from protos.containerd.services.images.v1 import images_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +24,6 @@ class Manifest:
     target: Descriptor
     config: Descriptor
     layers: Sequence[Descriptor]
-
-
-def get_image(daemon: Connection, name: str) -> images_pb2.Image:
-    """The record of an image. Raises CliError naming it where there is none."""
-    try:
-        return daemon.images.Get(images_pb2.GetImageRequest(name=name)).image
-    except grpc.RpcError as error:
-        if is_code(error, "NOT_FOUND"):
-            raise CliError(
-                f'image "{name}": not found in namespace {daemon.namespace} (sctl images ls)'
-            ) from None
-        raise
 
 
 def target_of(image: images_pb2.Image) -> Descriptor:

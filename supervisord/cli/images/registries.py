@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -92,17 +93,26 @@ def push(args: argparse.Namespace) -> None:
     """Pushes an image, and prints where it is and its digest."""
     from protos.containerd.types.transfer import transfer_pb2 as types
 
-    from . import manifests, media, references
+    from . import references
+    from .records import get_image
 
     default = os.environ.get("SCTL_REGISTRY", "")
     reference = references.normalize(args.reference or args.image, default=default)
-    platforms = [_wire(media.parse_platform(text)) for text in args.platform]
+    platforms = [_wire(one) for one in _platforms(args.platform)]
     with connect(args) as daemon, ExitStack() as stack:
-        image = manifests.get_image(daemon, args.image)
+        image = get_image(daemon, args.image)
         registry = types.OCIRegistry(reference=reference, resolver=resolver(args, daemon, stack))
         store = types.ImageStore(name=image.name, platforms=platforms)
         _transfer(daemon, store, registry, quiet=args.quiet)
     show(reference if args.quiet else f"{reference} {image.target.digest}")
+
+
+def _platforms(texts: Sequence[str]) -> list[Any]:
+    if not texts:
+        return []
+    from . import media
+
+    return [media.parse_platform(text) for text in texts]
 
 
 def _transfer(daemon: Connection, source: Message, destination: Message, *, quiet: bool) -> None:
