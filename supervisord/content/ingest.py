@@ -48,7 +48,7 @@ class Ingest:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._algorithm = algorithm
         self._guard = threading.Lock()
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[bytes | memoryview] = deque()
         self._behind = 0
         self._together = together
         self._drainer: Future[None] | None = None
@@ -83,7 +83,7 @@ class Ingest:
         """The digest of all bytes so far."""
         return f"{self._algorithm}:{self._hash.hexdigest()}"
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | memoryview) -> None:
         """Appends. Raises ResourceExhausted (full disk), Unknown (I/O error)."""
         await self._raise_failure()
         if not data:
@@ -177,7 +177,7 @@ class Ingest:
 
     # Threads -------------------------------------------------------------------------------
 
-    def _enqueue(self, data: bytes) -> None:
+    def _enqueue(self, data: bytes | memoryview) -> None:
         with self._guard:
             self._queue.append(data)
             self._behind += len(data)
@@ -207,7 +207,7 @@ class Ingest:
             if self._room is not None and self._behind <= self._together.allowance() // 2:
                 loop.call_soon_threadsafe(self._make_room)
 
-    def _append(self, descriptor: int, data: bytes) -> None:
+    def _append(self, descriptor: int, data: bytes | memoryview) -> None:
         view = memoryview(data)
         while view:
             done = os.pwrite(descriptor, view, self._written)

@@ -75,9 +75,9 @@ class Writer(Protocol):
         """The digest of all bytes so far. Cheap."""
         ...
 
-    async def write(self, data: bytes) -> None:
-        """Appends; returns when the bytes are hashed and on their way to the disk. What the disk
-        refuses is raised by the next call.
+    async def write(self, data: bytes | memoryview) -> None:
+        """Appends; returns when the bytes are hashed and on their way to the disk: they must not
+        change any more. What the disk refuses is raised by the next call.
 
         Raises ResourceExhausted on a full disk, with what was written kept (``status.offset``);
         FailedPrecondition once closed."""

@@ -35,7 +35,7 @@ class DiffOptions:
 class Application(Protocol):
     """A layer that is being extracted while its bytes come in."""
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | memoryview) -> None:
         """The next bytes of the layer; returns when they are on their way. What the extraction
         stumbles over is told by ``finish``."""
         ...

@@ -112,8 +112,8 @@ REGISTRATIONS = (
         config={
             "config_path": "",
             "snapshotter": "overlayfs",
-            "max_concurrent_downloads": 6,
-            "max_concurrent_unpacks": 4,
+            "max_concurrent_downloads": 8,
+            "max_concurrent_unpacks": 8,
             "max_concurrent_uploaded_layers": 6,
             "max_ranges_per_layer": 3,
             "max_requests_per_host": 8,

@@ -28,7 +28,7 @@ class Feed:
         self._fd = fd
         self._results = results
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | memoryview) -> None:
         """See the contract."""
         view = memoryview(data)
         while view and self._fd >= 0:

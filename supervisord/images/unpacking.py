@@ -45,7 +45,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Bring = Callable[[Descriptor, Callable[[bytes], Awaitable[None]] | None], Awaitable[bool]]
+Tee = Callable[[bytes | memoryview], Awaitable[None]]
+
+Bring = Callable[[Descriptor, Tee | None], Awaitable[bool]]
 """Sees to it that a layer's blob is here; true if all its bytes went through what was given."""
 
 EXTRACT = "extract-"

@@ -82,7 +82,7 @@ class ContentWriter:
         """The digest of all bytes so far."""
         return self._row.expected if self._ingest is None else self._ingest.digest()
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | memoryview) -> None:
         """Appends. Raises ResourceExhausted, Unknown, FailedPrecondition once ended."""
         ingest = self._ingest
         if ingest is None or self._ended:

@@ -8,6 +8,7 @@ which is read as it comes.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -20,10 +21,16 @@ from ..registry.delays import delay
 from ..registry.repository import Body, Repository
 from .limits import Limits
 
+Data = bytes | memoryview
+
 PART = 4 << 20
 """Bytes of a range. What is ahead is held in memory."""
 
+_FAST = 100_000_000
+"""Bytes a second of one stream that are as good as several."""
+
 _PIECE = 512 << 10
+_WHOLE = 128 << 10
 _MOST_CUTS = 5
 _LEAST_PARTS = 8
 
@@ -35,7 +42,7 @@ async def blob_bytes(
     *,
     limits: Limits | None = None,
     ranges: int = 1,
-) -> AsyncGenerator[bytes, None]:
+) -> AsyncGenerator[Data, None]:
     """From ``offset`` to the end, in pieces that are worth a thread's time; ``ranges`` at a time.
 
     A connection that breaks is made again where it broke; the fifth one in a row that brings
@@ -44,12 +51,13 @@ async def blob_bytes(
     limits = limits or Limits()
     reading = _Reading(repository, descriptor, limits)
     if ranges > 1 and descriptor.size - offset >= _LEAST_PARTS * PART:
-        # The first part tells whether the server knows ranges.
+        # The first part tells whether the server knows ranges, and whether more of them at once
+        # are worth it: they cost both sides more than one stream does.
         async with aclosing(reading.span(offset, offset + PART)) as pieces:
             async for piece in pieces:
                 offset += len(piece)
                 yield piece
-        if not reading.whole:
+        if not reading.whole and _FAST * reading.waited > PART:
             async with aclosing(reading.ahead(offset, ranges)) as pieces:
                 async for piece in pieces:
                     yield piece
@@ -60,21 +68,24 @@ async def blob_bytes(
 
 
 class _Reading:
-    """One blob. ``whole``: the server answered a range with everything."""
+    """One blob. ``whole``: the server answered a range with everything; ``waited``: seconds that
+    the network took, and not who uses the bytes."""
 
     def __init__(self, repository: Repository, descriptor: Descriptor, limits: Limits) -> None:
         self._repository = repository
         self._descriptor = descriptor
         self._limits = limits
         self.whole = False
+        self.waited = 0.0
 
-    async def span(self, offset: int, end: int) -> AsyncGenerator[bytes, None]:
+    async def span(self, offset: int, end: int) -> AsyncGenerator[Data, None]:
         """From ``offset`` to ``end``, which may be passed where the server knows no ranges and
         sends on: all that comes is handed out."""
         descriptor, cuts = self._descriptor, 0
         while offset < end:
             came = offset
             length = None if end == descriptor.size else end - offset
+            began = time.monotonic()
             try:
                 host = self._repository.reference.host
                 async with (
@@ -92,7 +103,9 @@ class _Reading:
                                 f" {descriptor.size} bytes that it announced"
                             )
                         await self._limits.take(len(piece))
+                        self.waited += time.monotonic() - began
                         yield piece
+                        began = time.monotonic()
                 if offset < end:
                     raise Unavailable(
                         f"{descriptor.digest}: the registry sent {offset} of {end} bytes"
@@ -126,11 +139,11 @@ class _Reading:
         return data
 
 
-async def _pieces(body: Body, offset: int) -> AsyncGenerator[bytes, None]:
+async def _pieces(body: Body, offset: int) -> AsyncGenerator[Data, None]:
     """Chunks put together; what lies before ``offset`` is dropped. When the connection breaks,
     what came before is handed out first."""
     skip = offset - body.offset
-    waiting: list[bytes] = []
+    waiting: list[Data] = []
     size = 0
     try:
         async for chunk in body.chunks():
@@ -139,6 +152,9 @@ async def _pieces(body: Body, offset: int) -> AsyncGenerator[bytes, None]:
                 continue
             if skip:
                 chunk, skip = chunk[skip:], 0
+            if not waiting and len(chunk) >= _WHOLE:
+                yield chunk
+                continue
             waiting.append(chunk)
             size += len(chunk)
             if size >= _PIECE:

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 
+from supervisord.aio.groups import task_group
 from supervisord.contracts.content import ContentStore, Writer
 from supervisord.contracts.errors import (
     AlreadyExists,
@@ -35,7 +36,7 @@ from .limits import Limits
 
 log = logging.getLogger(__name__)
 
-Tee = Callable[[bytes], Awaitable[None]]
+Tee = Callable[[bytes | memoryview], Awaitable[None]]
 
 _LOCKED_SECONDS = 0.2
 _BESIDE = "transfer-"
@@ -153,9 +154,12 @@ class Fetcher:
                 pieces = _embedded(descriptor.data[offset:])
             await stack.enter_async_context(aclosing(pieces))
             async for piece in pieces:
-                await writer.write(piece)
                 if tee is not None and through:
-                    await tee(piece)
+                    async with task_group() as group:  # hashed by a thread meanwhile
+                        group.spawn(writer.write(piece), "write")
+                        await tee(piece)
+                else:
+                    await writer.write(piece)
                 offset += len(piece)
                 tracker.set(DOWNLOADING, descriptor, offset)
             await self._commit(scope, writer, descriptor, labels)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -35,12 +35,15 @@ from ..oci.documents import LARGEST_MANIFEST, Descriptor
 from ..reference import Reference, is_digest
 from . import encodings
 from .http import aiohttp
+from .intake import received
 from .keeper import NOBODY
 from .session import Session, session
 
 log = logging.getLogger(__name__)
 
 _DIGEST_HEADER = "Docker-Content-Digest"
+_LARGE = 4 << 20
+"""Above it a body is worth a connection of its own, which is not used again."""
 _ACCEPT = ", ".join((*media.ACCEPTED, "*/*"))
 _KNOWN = media.INDEXES | media.MANIFESTS | media.SCHEMA1
 
@@ -48,17 +51,28 @@ _KNOWN = media.INDEXES | media.MANIFESTS | media.SCHEMA1
 @dataclass(slots=True)
 class Body:
     """An open body: ``size`` bytes from ``offset`` on, -1 where the server does not say.
-    ``encoding`` is how it was packed for the way, "" for not."""
+    ``encoding`` is how it was packed for the way, "" for not; ``stall``: seconds without any byte
+    until it counts as cut."""
 
     response: aiohttp.ClientResponse
     offset: int
     size: int
     encoding: str = ""
+    stall: float = 30.0
 
-    def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[bytes | memoryview]:
         """All of it. Raises Unavailable where it is cut, or nothing comes any more, DataLoss."""
-        sent = self._sent()
-        return encodings.decoded(self.encoding, sent) if self.encoding else sent
+        if self.encoding:
+            return encodings.decoded(self.encoding, self._sent())
+        return self._received() if self.size > _LARGE else self._sent()
+
+    async def _received(self) -> AsyncIterator[bytes | memoryview]:
+        try:
+            async with aclosing(received(self.response, self.size, self.stall)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except (Unavailable, aiohttp.ClientError, OSError) as error:
+            raise Unavailable(f"GET {self.response.url.path}: cut: {error}") from error
 
     async def _sent(self) -> AsyncIterator[bytes]:
         try:
@@ -146,7 +160,7 @@ class Repository:
                 good=(200, 206),
                 attempts=attempts,
             )
-            return _body(await stack.enter_async_context(opening), offset)
+            return _body(await stack.enter_async_context(opening), offset, session.stall)
 
         headers = _headers(descriptor, offset, length)
         try:
@@ -176,7 +190,7 @@ class Repository:
                         "GET", url, headers=_headers(descriptor, offset, length), good=(200, 206)
                     )
                 )
-                return _body(response, offset)
+                return _body(response, offset, stranger.stall)
             except Error as error:
                 log.info("%s: not to be had from %s: %s", descriptor.digest, url, error)
         return None
@@ -243,7 +257,7 @@ class Repository:
         ) as response:
             algorithm = self.reference.digest.partition(":")[0] or "sha256"
             data = bytearray()
-            async for chunk in _body(response, 0).chunks():
+            async for chunk in _body(response, 0, session.stall).chunks():
                 data += chunk
                 if len(data) > LARGEST_MANIFEST:
                     raise ResourceExhausted(
@@ -300,20 +314,20 @@ def _headers(descriptor: Descriptor, offset: int, length: int | None) -> Mapping
     return headers
 
 
-def _body(response: aiohttp.ClientResponse, offset: int) -> Body:
+def _body(response: aiohttp.ClientResponse, offset: int, stall: float) -> Body:
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding not in ("identity", ""):
         if response.status != 200 or not encodings.known(encoding):
             raise Unknown(f"GET {response.url.path}: was asked for plain, came as {encoding}")
-        return Body(response, 0, -1, encoding)
+        return Body(response, 0, -1, encoding, stall)
     length = response.content_length
     size = -1 if length is None else length
     if response.status == 200:
-        return Body(response, 0, size)
+        return Body(response, 0, size, stall=stall)
     begin = response.headers.get("Content-Range", "").partition(" ")[2].partition("-")[0]
     if begin != str(offset):
         raise Unknown(f"GET {response.url.path}: was asked for byte {offset}, sent from {begin!r}")
-    return Body(response, offset, size)
+    return Body(response, offset, size, stall=stall)
 
 
 def _described(response: aiohttp.ClientResponse, reference: Reference) -> Descriptor | None:

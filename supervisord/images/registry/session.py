@@ -98,6 +98,11 @@ class Session:
             self._http, endpoint.host, keeper, self._proxies, tls=endpoint.scheme == "https"
         )
 
+    @property
+    def stall(self) -> float:
+        """Seconds without any byte until a connection counts as dead."""
+        return self._patience.stall
+
     async def close(self) -> None:
         """Closes its connections."""
         await self._http.close()
