@@ -23,6 +23,7 @@ from bench import chain as _chain
 from bench import contents, figures, heap, layers, streams
 from bench import idle as _idle
 from bench import images as _images
+from bench import weight as _weight
 from bench.bare import bare
 from bench.client import META, PROCESS, Client, oci_spec, unique
 from bench.figures import Figure, quantile
@@ -275,6 +276,11 @@ def images(client: Client, plan: Plan) -> Values:
     yield from _images.transfers(client.address)
 
 
+def weight(client: Client, plan: Plan) -> Values:
+    """Pulls of 2 GiB: memory, and who else waits."""
+    yield from _weight.pulls(client.address)
+
+
 CASES: dict[str, Callable[[Client, Plan], Values]] = {
     "rpc": rpc,
     "lifecycle": lifecycle,
@@ -292,7 +298,8 @@ CASES: dict[str, Callable[[Client, Plan], Values]] = {
     "events": fanout,
     "idle": idle,
     "images": images,
+    "weight": weight,
 }
 
-UNASKED = tuple(name for name in CASES if name not in ("idle", "collect", "images"))
+UNASKED = tuple(name for name in CASES if name not in ("idle", "collect", "images", "weight"))
 """What is run when no case is named; those left out take minutes."""

@@ -18,7 +18,7 @@ _SECONDS = 600
 
 def transfers(address: str) -> Iterator[tuple[Figure, float]]:
     """Pulls, a push and an import, each into an empty namespace."""
-    run = _Runner(address)
+    run = Runner(address)
     near = registry.address()
     for figure, name in ((figures.PULL_ONE, "one"), (figures.PULL_TWELVE, "twelve")):
         yield figure, run.pulled(f"{near}/{name}:1")
@@ -32,11 +32,13 @@ def transfers(address: str) -> Iterator[tuple[Figure, float]]:
         run.remove("example.org/one:1")
 
 
-class _Runner:
+class Runner:
     """Runs one of the two commands on a socket."""
 
     def __init__(self, address: str) -> None:
-        ours = self._ours = Path(address).parent.name == "supervisord"
+        ours = Path(address).parent.name == "supervisord"
+        self._ours = ours
+        self.quiet = ["-q"] if ours else []
         where = ["--address", address, "--namespace", _NAMESPACE]
         program = [str(Path(sys.executable).with_name("sctl"))] if ours else ["ctr"]
         self._command = [*program, *where]
@@ -56,8 +58,7 @@ class _Runner:
         return time.perf_counter() - began
 
     def pulled(self, reference: str) -> float:
-        flags = ["-q"] if self._ours else []
-        took = self.timed("images", "pull", "--plain-http", *flags, reference)
+        took = self.timed("images", "pull", "--plain-http", *self.quiet, reference)
         self.remove(reference)
         return took
 

@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -32,14 +32,15 @@ _PIECE = 64 << 10
 class Image:
     """An image of gzip layers: its blobs by digest, its manifest, its archive as OCI's layout."""
 
-    def __init__(self, blobs: Sequence[bytes]) -> None:
+    def __init__(self, blobs: Sequence[bytes], ids: Sequence[str] = ()) -> None:
+        """``ids`` are the diff-ids, where they are known."""
         self.blobs: dict[str, bytes] = {}
         found = [{"mediaType": layers.GZIP, **self._add(blob)} for blob in blobs]
-        ids = [_digest(gzip.decompress(blob)) for blob in blobs]
+        ids = ids or [_digest(gzip.decompress(blob)) for blob in blobs]
         config = {
             "architecture": "amd64",
             "os": "linux",
-            "rootfs": {"type": "layers", "diff_ids": ids},
+            "rootfs": {"type": "layers", "diff_ids": list(ids)},
         }
         manifest = {
             "schemaVersion": 2,
@@ -129,6 +130,17 @@ def address() -> str:
     return _running()[1]
 
 
+_offered: set[str] = set()
+
+
+def offered(reference: str, make: Callable[[], Image]) -> str:
+    """The reference, of an image that is made and uploaded when it is first asked for."""
+    if reference not in _offered:
+        _upload(address(), reference.partition(":")[0], make())
+        _offered.add(reference)
+    return reference
+
+
 def close() -> None:
     """Ends it, if it was started."""
     if _running.cache_info().currsize:
@@ -137,6 +149,7 @@ def close() -> None:
         process.wait(10)
         shutil.rmtree(folder)
         _running.cache_clear()
+        _offered.clear()
 
 
 def _upload(address: str, name: str, image: Image) -> None:
