@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 from supervisord.content.blobs import BlobFiles
 from supervisord.contracts.errors import Error, FailedPrecondition, NotFound, Unimplemented
@@ -29,14 +30,14 @@ async def recover_content(
     database: Database, files: BlobFiles, removals: Removals, numbers: Sequence
 ) -> int:
     """Removes ingests and blobs that no row knows; answers how many."""
-    known = {number for (number,) in database.read(lambda c: c.execute("SELECT file FROM ingests"))}
+    known = _first_column(database, "SELECT file FROM ingests")
     on_disk = await asyncio.to_thread(lambda: list(files.all_ingests()))
     removed = 0
     for number in on_disk:
         if number not in known and number < numbers.first:
             await asyncio.to_thread(files.remove_ingest, number)
             removed += 1
-    rows = {digest for (digest,) in database.read(lambda c: c.execute("SELECT digest FROM blobs"))}
+    rows = _first_column(database, "SELECT digest FROM blobs")
     digests = await asyncio.to_thread(lambda: list(files.all_blobs()))
     for index, digest in enumerate(digests):
         if digest not in rows:
@@ -45,6 +46,12 @@ async def recover_content(
         if index % _PAUSE_EVERY == 0:
             await asyncio.sleep(0)
     return removed
+
+
+def _first_column(database: Database, query: str) -> set[Any]:
+    """Read to the end: a statement that is left open would be outside of what ``read`` answers
+    for."""
+    return {row[0] for row in database.read(lambda c: c.execute(query).fetchall())}
 
 
 async def recover_snapshots(
