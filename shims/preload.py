@@ -16,19 +16,20 @@ from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 
+from protos.containerd.runc.v1 import options_pb2
+from protos.containerd.services.events.ttrpc.v1 import events_ttrpc_pb2
 from protos.containerd.task.v3 import shim_pb2 as v3
 from supervisord.contracts.errors import Error
-from supervisord.linux import cgroups, process
+from supervisord.linux import cgroups, heap, process
 
-from . import ahead, log
+from . import ahead, log, worker
 from .bundle import Bundle
 from .command import Streams, spawn
-from .create import Defaults, carry_out
+from .create import carry_out
 from .loop import Loop
-from .publisher import Publisher
+from .publisher import SERVICE
 from .reaper import Reaper
-from .rpc import Client, Server
-from .service import ABANDONABLE, METHODS, TaskService
+from .rpc import Client, Methods, Server
 
 _ROUNDS = 10
 _SECONDS = 10.0
@@ -79,6 +80,7 @@ def fill_holes() -> None:
     for size in range(_POOL_HEADER, _LARGEST_BLOCK + 1, 16):
         _fill(lambda size=size: bytes(size - _BYTES_HEADER))  # type: ignore[misc]
     _fill(lambda: 0.5 + len(_filling))  # 32 bytes and less
+    heap.use_up()  # larger ones, and those of libraries
 
 
 def _fill(make: Callable[[], object]) -> None:
@@ -90,7 +92,8 @@ def _fill(make: Callable[[], object]) -> None:
 
 
 class _Rehearsal:
-    """One life of a container that is none."""
+    """One life of a container that is none. The shim is ``worker.main`` itself; who asks it and who
+    takes its events are on the same loop."""
 
     def __init__(self, bundle: str) -> None:
         self._bundle = bundle
@@ -98,33 +101,48 @@ class _Rehearsal:
         Bundle(bundle).write("config.json", "{}")
         self._loop = Loop()
         self._reaper = Reaper(self._loop)
-        address = f"{bundle}/s"
-        listener = socket(AF_UNIX)
-        listener.bind(address)
-        listener.listen(4)
-        publisher = Publisher(self._loop, "", "rehearsal")
+        self._begun = worker.Beginning(self._loop, self._reaper, ahead.make(carry_out))
+        self._listener = _listen(f"{bundle}/s")
+        self._events = Server(self._loop, _listen(f"{bundle}/e"), _EVENTS, None)
         os.symlink("/bin/true", f"{bundle}/runc")
         self._state = f"{bundle}/state/rehearsal/rehearsal"
         os.makedirs(self._state)
         os.mkfifo(f"{self._state}/exec.fifo")
-        defaults = Defaults("rehearsal", f"{bundle}/runc", f"{bundle}/state")
-        helper = ahead.make(carry_out)
-        service = TaskService(self._loop, self._reaper, publisher, defaults, lambda: None, helper)
-        self._server = Server(
-            self._loop, listener.detach(), METHODS, service, abandonable=ABANDONABLE
-        )
-        self._client = Client(self._loop, address)
+        self._client = Client(self._loop, f"{bundle}/s")
 
     def run(self) -> None:
+        arguments = {
+            "namespace": "rehearsal",
+            "id": "rehearsal",
+            "bundle": self._bundle,
+            "address": f"{self._bundle}/s",
+            "publish": f"{self._bundle}/e",
+            "publish_prompt": True,
+            "runtime": f"{self._bundle}/runc",
+            "runtime_root": f"{self._bundle}/state",
+            "runtime_seconds": _SECONDS,
+            "log_level": "warning",
+            "exec_by_hand": True,
+            "sched_core": False,
+        }
+        log_file = os.dup(2)  # which becomes what it was
+        life = self._loop.spawn(self._live(), "rehearsal")
         try:
-            self._loop.run_until(self._loop.spawn(self._live(), "rehearsal"))
+            worker.main(arguments, (self._listener, log_file), self._begun)
+            life.result()
         finally:
             self._client.close()
-            self._server.close()
+            self._events.close()
             self._reaper.close()
             self._loop.close()
 
     async def _live(self) -> None:
+        try:
+            await self._all_of_it()
+        finally:
+            self._loop.stop()
+
+    async def _all_of_it(self) -> None:
         process.set_subreaper(False)
         read, write = os.pipe2(os.O_CLOEXEC)
         script = 'echo 0 > "$0"; read line'
@@ -134,6 +152,8 @@ class _Rehearsal:
             Bundle(self._bundle).write("init.pid", str(pid))
             created = v3.CreateTaskRequest(id="rehearsal", bundle=self._bundle)
             created.rootfs.add(type="bind", source=self._bundle, options=["rbind", "ro"])
+            created.options.type_url = options_pb2.Options.DESCRIPTOR.full_name
+            created.options.value = options_pb2.Options(binary_name="").SerializeToString()
             await self._call("Create", created, v3.CreateTaskResponse)
             await self._call("Start", v3.StartRequest(id="rehearsal"), v3.StartResponse)
             await self._call("State", v3.StateRequest(id="rehearsal"), v3.StateResponse)
@@ -147,3 +167,18 @@ class _Rehearsal:
         await self._client.call(
             "containerd.task.v3.Task", method, request, kind, seconds=_SECONDS, metadata={}
         )
+
+
+async def _forward(_: object, request: object) -> Empty:
+    """Takes an event."""
+    return Empty()
+
+
+_EVENTS: Methods = {(SERVICE, "Forward"): (_forward, events_ttrpc_pb2.ForwardRequest)}
+
+
+def _listen(path: str) -> int:
+    listener = socket(AF_UNIX)
+    listener.bind(path)
+    listener.listen(4)
+    return listener.detach()

@@ -267,7 +267,6 @@ def _settle(kind: str, fds: Sequence[int]) -> None:
         first = fd + 1
     os.closerange(first, _LAST_FD)
     _name(kind)
-    adjust_oom_score()
     gc.enable()
 
 
@@ -284,7 +283,8 @@ def _write(path: str, data: bytes) -> None:
 
 
 def adjust_oom_score() -> None:
-    """One step more likely to be killed than the daemon, as containerd has it."""
+    """One step more likely to be killed than the daemon, as containerd has it; for this process and
+    all that it forks."""
     try:
         fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -308,6 +308,15 @@ def _offer_memory() -> None:
         log.info("memory not offered for merging", error=error)
 
 
+def _look_up(*functions: Any) -> None:
+    """Asks a module for all names in these functions, which the zygote itself never calls to their
+    ends. The interpreter remembers that modules have no such method, and each worker would
+    otherwise find that out and note it in memory of its own."""
+    for function in functions:
+        for name in function.__code__.co_names:
+            getattr(os, name, None)
+
+
 def _nothing() -> None:
     """Where there is nothing left to do."""
 
@@ -326,18 +335,21 @@ def main() -> None:
     os.register_at_fork = _no_hooks
     _write("/proc/self/comm", b"supervisord-zyg")
     worker, begin, finish = load(kind)
+    adjust_oom_score()
     sock = socket(fileno=fd)
     os.set_inheritable(fd, False)
+    _look_up(_settle, _name, _write, _accept, _is_worker, _make_spare, *filter(None, (begin,)))
     gc.collect()
-    finish()
-    gc.freeze()
     gc.disable()
+    finish()
     if _MERGED in sys.argv[3:]:
         _offer_memory()
     try:
         _answer(sock, 0, pid=os.getpid())
     except BrokenPipeError:
         return  # the daemon stopped while we started
+    finish()  # what that has left
+    gc.freeze()
     serve(sock, kind, worker, begin, spares=_SPARE in sys.argv[3:])
 
 

@@ -284,6 +284,8 @@ def _launch(python: str, kind: str, fd: int, words: Sequence[str]) -> subprocess
     # Without bytecode files everything would be compiled at each start, and what the compiler
     # leaves in the heap would be in every worker.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    # What the linker finds out late, each worker would write to pages of its own.
+    environment["LD_BIND_NOW"] = "1"
     command = [python, "-S", "-s", "-P", "-m", "shims.zygote", str(fd), kind, *words]
     program = _protected(python) if kind == "shim" else -1
     try:
