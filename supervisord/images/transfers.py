@@ -224,13 +224,18 @@ class Transfers:
         tracker.say("Importing")
         index = await self._importer.load(scope, source.data, compress=source.force_compress)
         local = Local("archive", self._content, scope, tracker)
-        await self._puller.pull(scope, local, index, wanted, tracker)
         found = dict.fromkeys(names.of_target(index), index) if names.any_target else {}
+        missing = ""
         for one in await Tree(self._content, scope).children(index):
             if await local.has(one):
                 found.update(dict.fromkeys(names.of_annotations(one), one))
-        if not found:
+            else:
+                missing = one.digest
+        if missing and not found:
+            raise NotFound(f"archive: {missing} is missing, which its index lists")
+        if not found:  # before anything is unpacked for nothing
             raise NotFound("no image name found: the archive has none, and none was given")
+        await self._puller.pull(scope, local, index, wanted, tracker)
         for name, target in found.items():
             labels = names.labels_of(name)
             await self._save(scope, target, {name: labels}, tracker)

@@ -16,6 +16,7 @@ import zstandard
 
 from supervisord.cli.demo_image import DEFAULT_NAME, build
 from tests.conformance import ocitar
+from tests.conformance.daemons import Daemon
 from tests.conformance.fixtures import IMAGE
 from tests.e2e.conftest import Sctl, Stand
 
@@ -43,9 +44,11 @@ def write(archive: Path, files: dict[str, bytes]) -> Path:
 
 
 def empty(sctl: Sctl) -> bool:
-    """No image, no lease and no snapshot."""
-    words = (("images", "ls", "-q"), ("leases", "ls", "-q"), ("snapshots", "ls", "-q"))
-    return all(sctl(*some).out == "" for some in words)
+    """No image and no snapshot, and no lease that does not end by itself."""
+    words = (("images", "ls", "-q"), ("snapshots", "ls", "-q"))
+    leases = sctl("leases", "ls").rows()
+    ending = all("containerd.io/gc.expire" in " ".join(row) for row in leases)
+    return ending and all(sctl(*some).out == "" for some in words)
 
 
 def test_import_and_list(sctl: Sctl, layout: Path) -> None:
@@ -128,7 +131,7 @@ def test_an_old_docker_archive_with_links(sctl: Sctl, layout: Path, tmp_path: Pa
     assert sorted(sctl("images", "check", "-q").out.split()) == sorted(names)
 
 
-def test_naming(sctl: Sctl, layout: Path, tmp_path: Path) -> None:
+def test_naming(sctl: Sctl, daemon: Daemon, layout: Path, tmp_path: Path) -> None:
     blobs = files_of(layout)
     index = json.loads(blobs["index.json"])
     digest = index["manifests"][0]["digest"]
@@ -139,11 +142,15 @@ def test_naming(sctl: Sctl, layout: Path, tmp_path: Path) -> None:
     assert sctl(*words, "--base-name", "my/app", archive).out.split()[0] == "my/app:v1"
     assert sctl(*words, archive).out.startswith("import-2")
     out = sctl(*words, "--base-name", "my/app", "--digests", "--index-name", "whole", archive).out
-    assert {line.split()[0] for line in out.splitlines()} == {
-        "my/app:v1", f"my/app@{digest}", "whole",
-    }  # fmt: skip
+    expected = {"my/app:v1", f"my/app@{digest}", "whole"}
+    if daemon.ours:  # as by containerd's own Transfer service, the whole has its digest, too
+        whole = hashlib.sha256(blobs["index.json"]).hexdigest()
+        expected.add(f"my/app@sha256:{whole}")
+    assert {line.split()[0] for line in out.splitlines()} == expected
     named = ["--base-name", "my/app", "--digests", "--skip-digest-for-named"]
-    assert sctl(*words, *named, archive).out.split()[0] == "my/app:v1"
+    found = {line.split()[0] for line in sctl(*words, *named, archive).out.splitlines()}
+    assert "my/app:v1" in found
+    assert f"my/app@{digest}" not in found
     assert sctl("images", "check", "-q").out == ""
 
 
@@ -234,6 +241,32 @@ def test_mount_and_unmount(sctl: Sctl, layout: Path, tmp_path: Path) -> None:
     sctl.refused("images", "unmount", str(point), says="not mounted")
 
 
+OURS = {
+    "bent layer": "has other bytes than its name says",
+    "no layer": "is missing",
+    "no manifest": "is missing, which its index lists",
+    "no index": "its OCI layout has no index.json",
+    "no layout": "unrecognized image format",
+    "a new layout": "OCI layout '9' is not supported",
+    "index of another kind": "Expected `object`, got `array`",
+    "manifests of another kind": "Expected `array | null`, got `int` - at `$.manifests`",
+    "digest as a path": "manifests[0]: 'sha256:../../../etc/passwd' is no digest",
+    "no name": "no image name found: the archive has none",
+    "other platform": "has no manifest for linux/",
+    "manifest.json is not a list of images": "manifest.json: Expected `",
+    "manifest.json is not JSON": "manifest.json: JSON is malformed",
+    "Config is not text": "Expected `str`, got `int` - at `$[0].Config`",
+    "Config names 'gone', which is not in the archive": "image config 'gone' is not in it",
+    "Layers is not a list of text": "Expected `array | null`, got `str` - at `$[0].Layers`",
+    "Layers names 'l1', which is not in the archive": "layer 'l1' is not in it",
+    "points outside of the archive": "image config '../../c' is not in it",
+    "is not an image name": "repository 'library/UPPER' must be lower case",
+}
+"""What our daemon says, which reads archives itself."""
+HARMLESS = {"blob with a bad name", "outside"}
+"""What it stores under its digest and nobody refers to."""
+
+
 def hostile(kind: str, good: dict[str, bytes]) -> tuple[dict[str, bytes], str]:
     """A layout bent in one way, and what must be said of it."""
     files = dict(good)
@@ -294,9 +327,16 @@ def hostile(kind: str, good: dict[str, bytes]) -> tuple[dict[str, bytes], str]:
         "blob with a bad name", "no name", "other platform", "outside",
     ],
 )  # fmt: skip
-def test_a_hostile_archive_is_refused(sctl: Sctl, layout: Path, tmp_path: Path, kind: str) -> None:
+def test_a_hostile_archive_is_refused(
+    sctl: Sctl, daemon: Daemon, layout: Path, tmp_path: Path, kind: str
+) -> None:
     files, message = hostile(kind, files_of(layout))
     archive = write(tmp_path / "hostile.tar", files)
+    if daemon.ours and kind in HARMLESS:
+        assert sctl("images", "import", str(archive)).out.startswith(DEFAULT_NAME)
+        assert not (tmp_path.parent / "escape").exists()
+        return
+    message = OURS[kind] if daemon.ours else message
     result = sctl.refused("images", "import", str(archive), says=message)
     assert result.err.startswith("sctl: ")
     assert result.err.count("\n") == 1
@@ -320,8 +360,9 @@ def test_a_hostile_archive_is_refused(sctl: Sctl, layout: Path, tmp_path: Path, 
     ],
 )
 def test_a_hostile_docker_archive_is_refused(
-    sctl: Sctl, tmp_path: Path, manifest: str, message: str
+    sctl: Sctl, daemon: Daemon, tmp_path: Path, manifest: str, message: str
 ) -> None:
+    message = OURS[message] if daemon.ours else message
     archive = write(tmp_path / "x.tar", {"manifest.json": manifest.encode(), "c": b"{}"})
     with tarfile.open(archive, "a") as tar:
         for name, target in (("l1", "l2"), ("l2", "l1")):
@@ -350,14 +391,13 @@ def test_a_wrong_diff_id_leaves_no_snapshot(sctl: Sctl, layout: Path, tmp_path: 
     index["manifests"][0].update(put(manifest))
     files["index.json"] = json.dumps(index).encode()
     archive = write(tmp_path / "x.tar", files)
-    result = sctl.refused(
-        "images", "import", str(archive), says="but the image config says sha256:000"
-    )
+    result = sctl.refused("images", "import", str(archive), says="config says sha256:000")
     assert result.err.count("\n") == 1
     assert sctl("snapshots", "ls", "-q").out == ""
 
 
-def test_what_is_no_file(sctl: Sctl, tmp_path: Path) -> None:
+def test_what_is_no_file(sctl: Sctl, daemon: Daemon, tmp_path: Path) -> None:
     result = sctl.refused("images", "import", str(tmp_path / "none.tar"))
     assert result.err == f"sctl: {tmp_path}/none.tar: no such file or directory\n"
-    result = sctl.refused("images", "import", "-", says="not a readable image archive")
+    wrong = "unrecognized image format" if daemon.ours else "not a readable image archive"
+    result = sctl.refused("images", "import", "-", says=wrong)

@@ -17,7 +17,9 @@ from ..output import human_bytes
 
 TOTAL = "total"
 _WIDE, _MIDDLE = 90, 66
-_ENDS = frozenset({"downloaded", "unpacked", "here", "uploaded", "there"})
+_NO_PARTS = frozenset({"here", "there", "reading", "read"})
+"""What is no part of what has to come."""
+_ENDS = frozenset({"downloaded", "unpacked", "here", "uploaded", "there", "read"})
 
 
 class _Name(ProgressColumn):
@@ -107,7 +109,7 @@ class Bars:
         done = total if state in _ENDS else done
         self._progress.update(self._tasks[name], completed=done, total=total or None, state=state)
         self._parts[name] = (done, total)
-        if state in ("here", "there"):  # no part of what has to come
+        if state in _NO_PARTS:
             del self._parts[name]
         self._sum()
 

@@ -17,9 +17,14 @@ from ..output import show
 from ..values import require
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from google.protobuf.message import Message
 
+    from protos.containerd.types.transfer.transfer_pb2 import Progress
     from protos.containerd.types.types_pb2 import Platform as WirePlatform
+
+    from .ticker import Ticker
 
 _PULL = """\
 IMAGE is a whole reference, or docker's short form: alpine is docker.io/library/alpine:latest.
@@ -75,13 +80,13 @@ def pull(args: argparse.Namespace) -> None:
         if not args.no_unpack:
             snapshotter = daemon.snapshotter(args.snapshotter)
             unpacks = [
-                types.UnpackConfiguration(platform=_wire(one), snapshotter=snapshotter)
+                types.UnpackConfiguration(platform=wire_platform(one), snapshotter=snapshotter)
                 for one in ([media.here()] if args.all_platforms else platforms)
             ]
         source = types.OCIRegistry(reference=name, resolver=resolver(args, daemon, stack))
         store = types.ImageStore(
             name=name,
-            platforms=[] if args.all_platforms else [_wire(one) for one in platforms],
+            platforms=[] if args.all_platforms else [wire_platform(one) for one in platforms],
             unpacks=unpacks,
         )
         _transfer(daemon, source, store, quiet=args.quiet)
@@ -98,7 +103,7 @@ def push(args: argparse.Namespace) -> None:
 
     default = os.environ.get("SCTL_REGISTRY", "")
     reference = references.normalize(args.reference or args.image, default=default)
-    platforms = [_wire(one) for one in _platforms(args.platform)]
+    platforms = [wire_platform(one) for one in _platforms(args.platform)]
     with connect(args) as daemon, ExitStack() as stack:
         image = get_image(daemon, args.image)
         registry = types.OCIRegistry(reference=reference, resolver=resolver(args, daemon, stack))
@@ -116,6 +121,22 @@ def _platforms(texts: Sequence[str]) -> list[Any]:
 
 
 def _transfer(daemon: Connection, source: Message, destination: Message, *, quiet: bool) -> None:
+    from .ticker import Ticker
+
+    pushing = destination.DESCRIPTOR.name == "OCIRegistry"
+    with Ticker(quiet=quiet, pushing=pushing) as ticker:
+        transfer(daemon, source, destination, ticker)
+
+
+def transfer(
+    daemon: Connection,
+    source: Message,
+    destination: Message,
+    ticker: Ticker,
+    told: Callable[[Progress], None] | None = None,
+) -> None:
+    """Has the daemon move something; the ticker shows, and ``told`` hears, what it says of it.
+    Raises grpc.RpcError."""
     from google.protobuf.any_pb2 import Any as Packed
 
     from protos.containerd.services.transfer.v1 import transfer_pb2 as wire
@@ -123,28 +144,27 @@ def _transfer(daemon: Connection, source: Message, destination: Message, *, quie
     from protos.containerd.types.transfer.transfer_pb2 import Progress
 
     from .streams import packed, stream
-    from .ticker import Ticker
 
-    pushing = destination.DESCRIPTOR.name == "OCIRegistry"
-    with Ticker(quiet=quiet, pushing=pushing) as ticker:
+    def each(value: Packed) -> None:
+        progress = Progress.FromString(value.value)
+        ticker.told(progress)
+        if told is not None:
+            told(progress)
 
-        def each(value: Packed) -> None:
-            ticker.told(Progress.FromString(value.value))
-
-        with stream(daemon, "progress", each, is_told=True) as id:
-            options = wire.TransferOptions(progress_stream=id)
-            call: Any = TransferStub(daemon.channel).Transfer.future(
-                wire.TransferRequest(
-                    source=packed(source), destination=packed(destination), options=options
-                )
+    with stream(daemon, "progress", each, is_told=True) as id:
+        options = wire.TransferOptions(progress_stream=id)
+        call: Any = TransferStub(daemon.channel).Transfer.future(
+            wire.TransferRequest(
+                source=packed(source), destination=packed(destination), options=options
             )
-            try:
-                call.result()
-            except KeyboardInterrupt:
-                call.cancel()  # the daemon keeps what came, for the next time
-                raise
-            except grpc.FutureCancelledError:
-                raise CliError("the transfer was cancelled") from None
+        )
+        try:
+            call.result()
+        except KeyboardInterrupt:
+            call.cancel()  # the daemon keeps what came, for the next time
+            raise
+        except grpc.FutureCancelledError:
+            raise CliError("the transfer was cancelled") from None
 
 
 def resolver(args: argparse.Namespace, daemon: Connection, stack: ExitStack) -> Any:
@@ -163,7 +183,8 @@ def resolver(args: argparse.Namespace, daemon: Connection, stack: ExitStack) -> 
     )
 
 
-def _wire(platform: Any) -> WirePlatform:
+def wire_platform(platform: Any) -> WirePlatform:
+    """As messages have it."""
     from protos.containerd.types.types_pb2 import Platform
 
     return Platform(os=platform.os, architecture=platform.architecture, variant=platform.variant)

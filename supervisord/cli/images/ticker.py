@@ -41,6 +41,11 @@ class Ticker:
         if self._bars is not None:
             self._bars.__exit__(*exc)
 
+    def counted(self, name: str, state: str, done: int, total: int) -> None:
+        """Bytes that are counted here, such as of a file that is sent."""
+        if self._bars is not None:
+            self._bars.update(name, state, done, total)
+
     def told(self, progress: Progress) -> None:
         """One report of the daemon's."""
         if self._quiet or not progress.name.startswith(_NODES):

@@ -114,7 +114,7 @@ def _platforms(args: argparse.Namespace) -> list[Any] | None:
 
 def import_(args: argparse.Namespace) -> None:
     """Imports an archive and unpacks its images."""
-    from ..images import importing, manifests, media
+    from ..images import carrying, importing, manifests, media
     from ..images.progress import Bars
     from ..images.unpack import unpack
 
@@ -129,6 +129,11 @@ def import_(args: argparse.Namespace) -> None:
     with ExitStack() as stack:
         source = stack.enter_context(_source(args.file))
         daemon = stack.enter_context(connect(args))
+        if carrying.offered(daemon):
+            into = "" if args.no_unpack else daemon.snapshotter(args.snapshotter)
+            for name, digest in carrying.carry(daemon, source, options, into):
+                show(f"{name} {digest}")
+            return
         stack.enter_context(daemon.lease())
         bars = stack.enter_context(Bars())
         images = importing.import_archive(daemon, source, options, bars)

@@ -21,6 +21,7 @@ from supervisord.contracts.content import ContentStore, Writer
 from supervisord.contracts.errors import AlreadyExists, InvalidArgument, NotFound
 from supervisord.contracts.scope import Scope
 
+from .. import reference
 from ..holding import held
 from ..oci import documents, media
 from ..oci.documents import LARGEST_CONFIG, Descriptor
@@ -207,7 +208,7 @@ class _Archive:
             platform = await self._platform(config)
             if platform:
                 entry["platform"] = platform
-            names = [full(tag) for tag in image.repo_tags or ()]
+            names = [str(reference.parse(full(tag))) for tag in image.repo_tags or ()]
             manifests += [
                 {**entry, "annotations": {NAME: name, REF: tag_of(name)}} for name in names
             ] or [entry]
