@@ -44,6 +44,8 @@ from .sequences import Sequence as Numbers
 
 _PAGE = 500
 _INGEST_LIFETIME = 24 * 3600 * 1_000_000_000
+_LOCKED_SECONDS = 0.5
+"""How long an open ref is waited for: whoever has just ended its stream may not be heard of yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +235,8 @@ class Content:
 
     async def _open_writer(self, wanted: Wanted) -> ContentWriter:
         key, expected = wanted.key, wanted.expected
+        if key in self._open:
+            await self._open[key].over(_LOCKED_SECONDS)
         async with self._refs.hold(key):
             if key in self._open:
                 since = self._open[key].status.started_at

@@ -8,6 +8,7 @@ is written to or truncated.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import sqlite3
@@ -69,6 +70,7 @@ class ContentWriter:
         self._shared = shared or 0
         self._closed = closed
         self._ended = False
+        self._over = asyncio.Event()
         self._lock = asyncio.Lock()
         self._updated_at = time.time_ns()
 
@@ -138,6 +140,13 @@ class ContentWriter:
                 await self._ingest.close(durable=durable)
         finally:
             self._closed()
+            self._over.set()
+
+    async def over(self, seconds: float) -> None:
+        """Waits until the ref is unlocked, for so long at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._over.wait()
 
     def _check_open(self) -> None:
         if self._ended:

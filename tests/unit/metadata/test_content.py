@@ -81,6 +81,20 @@ async def test_a_mismatch_keeps_the_ingest(metadata: Metadata) -> None:
     await writer.close()
 
 
+async def test_a_ref_that_is_just_being_left(metadata: Metadata) -> None:
+    content = metadata.content
+    writer = await content.writer(SCOPE, "r")
+    await writer.write(b"abc")
+    next_one = asyncio.create_task(content.writer(SCOPE, "r"))
+    await asyncio.sleep(0.02)
+    assert not next_one.done()
+    await writer.close()
+    async with asyncio.timeout(5):
+        writer = await next_one
+    assert writer.status.offset == 3
+    await writer.close()
+
+
 async def test_an_ingest_is_locked_and_resumed(
     tmp_path: Path, events: Recorder, backend: MemorySnapshotter
 ) -> None:
