@@ -11,7 +11,7 @@ ended by the next collection. The rules are containerd's (2.2, docs/mounts.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -81,10 +81,11 @@ class MountManager(Protocol):
         ResourceExhausted, Unknown; nothing is left then."""
         ...
 
-    async def deactivate(
+    def deactivate(
         self, namespace: str, name: str, *, only: Activation | None = None
-    ) -> None:
-        """Takes it away; with ``only``, unless it is gone, or another one by now.
+    ) -> Coroutine[None, None, None]:
+        """Takes it away; with ``only``, unless it is gone, or another one by now. Nobody sees it
+        from the call on, before it is awaited.
 
         Raises NotFound, Unavailable (what cannot be unmounted is tried again)."""
         ...

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -259,10 +259,16 @@ class Manager:
 
     # Deactivating --------------------------------------------------------------------------
 
-    async def deactivate(
+    def deactivate(
         self, namespace: str, name: str, *, only: Activation | None = None
-    ) -> None:
-        """See the contract."""
+    ) -> Coroutine[None, None, None]:
+        """See the contract. Nobody sees the activation from the call on, before it is awaited."""
+        row = self._rows.get((namespace, name))
+        if row is not None and row.whole and (only is None or row.id == only.serial):
+            self._rows[row.key] = replace(row, whole=False)
+        return self._deactivated(namespace, name, only)
+
+    async def _deactivated(self, namespace: str, name: str, only: Activation | None) -> None:
         self._check_open()
         await self._owner.shielded(self._deactivate(namespace, name, only), f"deactivate {name}")
 

@@ -121,6 +121,16 @@ async def test_layers_and_the_overlay_that_is_left(
         await mounts.deactivate("ns", "one")
 
 
+async def test_what_ends_is_seen_by_nobody(mounts: Manager, image: Path) -> None:
+    made = await mounts.activate(SCOPE, "one", [Mount("erofs", str(image), ("loop",))])
+    ending = mounts.deactivate("ns", "one", only=made)
+    with pytest.raises(NotFound):
+        mounts.info("ns", "one")
+    assert mounts.list("ns") == []
+    await ending
+    assert not os.path.ismount(made.active[0].mount_point)
+
+
 async def test_system_mounts_are_nobody_elses(mounts: Manager, state: Path) -> None:
     for wanted in ([], [Mount("bind", "/")], [Mount("overlay", "o"), Mount("no/such", "x")]):
         assert not mounts.wanted(wanted)
