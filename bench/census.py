@@ -111,7 +111,11 @@ def _is_on(path: Path, device: int) -> bool:
 
 def _rows(folder: Path) -> dict[str, int]:
     found = {}
-    for path in folder.rglob("*.db"):
+    # What is removed meanwhile is passed over, as ``Path.rglob`` would not.
+    names = (Path(parent, name) for parent, _, files in os.walk(folder) for name in files)
+    for path in names:
+        if path.suffix != ".db":
+            continue
         connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
         try:
             tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")

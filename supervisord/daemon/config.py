@@ -7,8 +7,6 @@ a ConfigError of one line that names the key; an unknown key also names the near
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,6 +134,8 @@ def _files(path: Path, chain: tuple[Path, ...]) -> list[tuple[Path, dict[str, An
     """The file and what it imports, in the order in which they are laid over each other."""
     if path in chain:
         raise ConfigError(f"{path}: imports: the file imports itself")
+    import tomllib  # many daemons have no file
+
     try:
         table = tomllib.loads(path.read_text())
     except OSError as error:
@@ -252,15 +252,22 @@ def _note_disabled(
     known = {name for r in registrations for name in (r.uri, r.type)}
     for name in names:
         if name not in known and name not in foreign.PLUGINS:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-            hint = f"; the nearest known one is {near[0]}" if near else ""
+            near = _nearest(name, known, 0.6)
+            hint = f"; the nearest known one is {near}" if near else ""
             ignored[f"disabled_plugins {name}"] = f"there is no such plugin{hint}"
 
 
 def _unknown(file: str, key: str, known: Sequence[str]) -> ConfigError:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    hint = f"; the nearest known one is {near[0]}" if near else "; it has no keys"
+    near = _nearest(key, known, 0.0)
+    hint = f"; the nearest known one is {near}" if near else "; it has no keys"
     return ConfigError(f"{file}: unknown key {key}{hint}")
+
+
+def _nearest(name: str, known: Iterable[str], cutoff: float) -> str:
+    """The known name that looks most like it; "" for none."""
+    import difflib  # nobody with a correct configuration needs it
+
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), "")
 
 
 _NAMES = {

@@ -6,6 +6,7 @@ Imports stay light until something needs more: ``--help`` and ``config`` load no
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The console script. Answers the exit status: 1 with one line on a mistake in the
     configuration."""
     arguments = _parser().parse_args(argv)
+    gc.disable()  # what is imported stays; ``lifecycle`` has it looked after once all is started
 
     from .builtins import BUILTINS
     from .config import ConfigError, default, load

@@ -15,7 +15,6 @@ LEASE = "io.containerd.lease.v1"
 EVENT = "io.containerd.event.v1"
 METADATA = "io.containerd.metadata.v1"
 GC = "io.containerd.gc.v1"
-METADATA = "io.containerd.metadata.v1"
 
 
 async def _version(context: PluginContext) -> Any:
@@ -138,7 +137,8 @@ async def _check(context: PluginContext) -> Any:
 
     descriptor = check_pb2.DESCRIPTOR.services_by_name["Check"]
     root = str(Path(context.root).parent)  # all plugins have theirs in the daemon's
-    return GrpcService(descriptor, CheckService(context.get(METADATA).checker, root))
+    metadata = context.get(METADATA)
+    return GrpcService(descriptor, CheckService(lambda: metadata.checker, root))
 
 
 def _served(context: PluginContext) -> Set[str]:

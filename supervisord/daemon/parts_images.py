@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from supervisord.contracts.errors import InvalidArgument
 from supervisord.contracts.plugins import GrpcService, PluginContext, Registration, State
+
+if TYPE_CHECKING:
+    from supervisord.images.transfers import Transfers
+    from supervisord.images.unpacking import Target
 
 GRPC = "io.containerd.grpc.v1"
 METADATA = "io.containerd.metadata.v1"
@@ -19,34 +28,53 @@ TRANSFER = "io.containerd.transfer.v1"
 VERIFIER = "io.containerd.image-verifier.v1"
 
 _REBASE = "rebase"
+_COUNTS = (
+    "max_concurrent_downloads",
+    "max_concurrent_unpacks",
+    "max_concurrent_uploaded_layers",
+    "max_ranges_per_layer",
+    "max_requests_per_host",
+    "max_bandwidth",
+)
 _OVERLAYS = ("erofs", "overlayfs")
 """Snapshotters whose folders are the upper ones of overlays."""
 
 
 async def _transfers(context: PluginContext) -> Any:
+    """What is wrong with the configuration is told now, though most is loaded later."""
     from supervisord.aio.owner import TaskOwner
     from supervisord.contracts.durations import seconds
-    from supervisord.images.pull.limits import Limits
-    from supervisord.images.registry.keeper import NOBODY, Docker
-    from supervisord.images.registry.session import Patience
-    from supervisord.images.transfers import Defaults, Transfers
-    from supervisord.images.unpacking import Target, Unpacker
+    from supervisord.images.late import LateTransfers, begun
 
     for status in context.plugins.statuses():
         if status.type == VERIFIER and status.state is not State.OK:
             # Without it images would be pulled that nobody has judged.
             raise ValueError(f"image verifier {status.id} did not start: {status.reason}")
+    for name in _COUNTS:
+        if context.config[name] < 0:
+            raise InvalidArgument(f"{name}: must not be negative: {context.config[name]}")
+    stall = seconds(context.config["progress_timeout"], "progress_timeout")
+    made = AsyncExitStack()
+    context.on_close(made.aclose)
+    late = LateTransfers(lambda: _made(context, made, stall))
+    metadata = context.get(METADATA)
+    recovery = TaskOwner("transfers' recovery")
+    names = [namespace.name for namespace in metadata.namespaces.list()]
+    recovery.spawn(late.recover(begun(metadata.leases, names)), "snapshots")
+    context.on_close(recovery.close)
+    return late
+
+
+async def _made(context: PluginContext, closers: AsyncExitStack, stall: float) -> Transfers:
+    await asyncio.to_thread(importlib.import_module, "supervisord.images.transfers")
+    from supervisord.images.pull.limits import Limits
+    from supervisord.images.registry.keeper import NOBODY, Docker
+    from supervisord.images.registry.session import Patience
+    from supervisord.images.transfers import Defaults, Transfers
+    from supervisord.images.unpacking import Unpacker
+
     config = context.config
     metadata = context.get(METADATA)
-    abilities = {
-        status.id: status.capabilities
-        for status in context.plugins.statuses()
-        if status.type == SNAPSHOTTER
-    }
-    targets = {
-        name: Target(name, service, _REBASE in abilities.get(name, ()), name in _OVERLAYS)
-        for name, service in metadata.snapshots.items()
-    }
     differ, _ = context.get(SERVICE, "diff-service")
     unpacker = Unpacker(
         metadata.content,
@@ -55,12 +83,12 @@ async def _transfers(context: PluginContext) -> Any:
         downloads=config["max_concurrent_downloads"],
         unpacks=config["max_concurrent_unpacks"],
     )
-    context.on_close(unpacker.close)
+    closers.push_async_callback(unpacker.close)
     defaults = Defaults(
-        targets,
+        _targets(context, metadata.snapshots),
         config["snapshotter"],
         [root for root in config["config_path"].split(":") if root],
-        Patience(stall=seconds(config["progress_timeout"], "progress_timeout")),
+        Patience(stall=stall),
         Limits(config["max_requests_per_host"], config["max_bandwidth"]),
         config["max_ranges_per_layer"],
         Docker(Path(config["docker_config"])) if config["docker_config"] else NOBODY,
@@ -68,12 +96,23 @@ async def _transfers(context: PluginContext) -> Any:
         context.all(VERIFIER),
     )
     transfers = Transfers(metadata.content, metadata.images, metadata.leases, unpacker, defaults)
-    context.on_close(transfers.close)
-    recovery = TaskOwner("transfers' recovery")
-    names = [namespace.name for namespace in metadata.namespaces.list()]
-    recovery.spawn(transfers.recover(names), "snapshots")
-    context.on_close(recovery.close)
+    closers.push_async_callback(transfers.close)
     return transfers
+
+
+def _targets(context: PluginContext, snapshots: Mapping[str, Any]) -> dict[str, Target]:
+    """The snapshotters into which images are unpacked, with what each can do."""
+    from supervisord.images.unpacking import Target
+
+    abilities = {
+        status.id: status.capabilities
+        for status in context.plugins.statuses()
+        if status.type == SNAPSHOTTER
+    }
+    return {
+        name: Target(name, service, _REBASE in abilities.get(name, ()), name in _OVERLAYS)
+        for name, service in snapshots.items()
+    }
 
 
 async def _verifier(context: PluginContext) -> Any:
@@ -87,19 +126,20 @@ async def _verifier(context: PluginContext) -> Any:
 
 async def _transfer_service(context: PluginContext) -> Any:
     from protos.containerd.services.transfer.v1 import transfer_pb2
-    from supervisord.services.transfer import TransferService
+    from supervisord.services.transfer_late import LateTransferService
 
     descriptor = transfer_pb2.DESCRIPTOR.services_by_name["Transfer"]
-    service = TransferService(context.get(TRANSFER, "local"), context.get(STREAMING, "manager"))
+    service = LateTransferService(context.get(TRANSFER, "local"), context.get(STREAMING, "manager"))
     return GrpcService(descriptor, service)
 
 
 async def _registries(context: PluginContext) -> Any:
     from protos.supervisord.registries.v1 import registries_pb2
-    from supervisord.services.registries import RegistriesService
+    from supervisord.services.transfer_late import LateRegistriesService
 
     descriptor = registries_pb2.DESCRIPTOR.services_by_name["Registries"]
-    service = RegistriesService(context.get(TRANSFER, "local"), context.get(STREAMING, "manager"))
+    streams = context.get(STREAMING, "manager")
+    service = LateRegistriesService(context.get(TRANSFER, "local"), streams)
     return GrpcService(descriptor, service)
 
 

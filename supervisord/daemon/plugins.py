@@ -8,8 +8,8 @@ required.
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -28,6 +28,7 @@ from supervisord.contracts.plugins import (
 log = logging.getLogger(__name__)
 
 ENTRY_POINTS = "supervisord.plugins"
+_DESCRIPTIONS = (".dist-info", ".egg-info", "EGG-INFO")
 
 
 class GraphError(Exception):
@@ -59,6 +60,10 @@ class _Plugin:
 def discovered() -> tuple[list[Registration], dict[str, Exception]]:
     """The registrations that other packages offer as entry points, and what went wrong with the
     others by name: a broken package must not stop the daemon."""
+    if not any(_offers(Path(folder or ".")) for folder in sys.path):
+        return [], {}  # a look is cheaper by far than what reads packages
+    import importlib.metadata
+
     found: list[Registration] = []
     broken: dict[str, Exception] = {}
     for entry in sorted(
@@ -73,6 +78,26 @@ def discovered() -> tuple[list[Registration], dict[str, Exception]]:
         except Exception as error:
             broken[entry.name] = error
     return found, broken
+
+
+def _offers(place: Path) -> bool:
+    """Whether some package there may offer plugins; yes for an archive."""
+    try:
+        packages = [each for each in place.iterdir() if each.name.endswith(_DESCRIPTIONS)]
+    except NotADirectoryError:
+        return True
+    except OSError:
+        return False
+    return any(_mentions(package / "entry_points.txt") for package in packages)
+
+
+def _mentions(path: Path) -> bool:
+    try:
+        return ENTRY_POINTS.encode() in path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # whoever reads it for good will tell what is wrong
 
 
 def ordered(

@@ -27,6 +27,7 @@ from . import reference
 from .archive.exporting import Exporter
 from .archive.importing import Importer
 from .ends import End, Export, Import, Registry, Store, UnpackInto
+from .late import TRANSFER
 from .naming import named, names_of, of_image
 from .oci.documents import Descriptor
 from .oci.platforms import Platform, here
@@ -51,7 +52,6 @@ _LEASE_HOURS = 24
 _KEPT_SECONDS = 3600.0
 _LAST_WORDS_SECONDS = 10.0
 _EXPIRE = "containerd.io/gc.expire"
-_TRANSFER = "supervisord.io/transfer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +103,21 @@ class Transfers:
         """Waits for what is cleaned away."""
         await self._owner.close(grace=10.0)
 
-    async def recover(self, namespaces: Sequence[str]) -> None:
-        """Removes what transfers have left in half that ended with the daemon: snapshots in which
-        layers were extracted. What was downloaded stays until their leases end."""
-        for namespace in namespaces:
-            for lease in self._leases.list(namespace, [f'labels."{_TRANSFER}"']):
-                scope = Scope(namespace)
-                for resource in self._leases.list_resources(namespace, lease.id):
-                    kind, _, name = resource.type.partition("/")
-                    target = self._defaults.targets.get(name)
-                    if kind == "snapshots" and target and resource.id.startswith(EXTRACT):
-                        await self._removed(scope, target, resource.id)
+    async def recover(self, begun: Sequence[tuple[str, str]]) -> None:
+        """Removes what transfers have left in half that ended with an earlier daemon, by namespace
+        and lease: snapshots in which layers were extracted. What was downloaded stays until the
+        leases end."""
+        for namespace, lease in begun:
+            scope = Scope(namespace)
+            try:
+                resources = self._leases.list_resources(namespace, lease)
+            except NotFound:
+                continue  # somebody has deleted it meanwhile
+            for resource in resources:
+                kind, _, name = resource.type.partition("/")
+                target = self._defaults.targets.get(name)
+                if kind == "snapshots" and target and resource.id.startswith(EXTRACT):
+                    await self._removed(scope, target, resource.id)
 
     async def _removed(self, scope: Scope, target: Target, key: str) -> None:
         try:
@@ -291,7 +295,7 @@ class Transfers:
             return
         until = datetime.now(UTC) + timedelta(hours=_LEASE_HOURS)
         expires = until.isoformat(timespec="seconds").replace("+00:00", "Z")
-        labels = {_EXPIRE: expires, _TRANSFER: "running"}
+        labels = {_EXPIRE: expires, TRANSFER: "running"}
         lease = await self._leases.create(scope.namespace, Lease("", labels=labels))
         try:
             yield Scope(scope.namespace, lease.id)

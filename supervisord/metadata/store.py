@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from supervisord.aio.locks import KeyedLock
 from supervisord.aio.owner import TaskOwner
@@ -25,7 +26,6 @@ from supervisord.linux.durable import make_folder
 from supervisord.sqlite.database import Database
 
 from . import snapshot_rows
-from .check import StoreCheck
 from .commits import Commits
 from .containers import Containers
 from .content import Content, Parts
@@ -41,6 +41,9 @@ from .sandboxes import Sandboxes
 from .schema import MIGRATIONS
 from .sequences import Sequence
 from .snapshots import Snapshots
+
+if TYPE_CHECKING:
+    from .check import StoreCheck
 
 _CONTENT_THREADS = 8
 _GRACE = 10.0
@@ -60,12 +63,12 @@ class Metadata:
     content: Content
     snapshots: Mapping[str, Snapshots]
     garbage: Garbage
-    checker: StoreCheck
     _lost: Lost
     inspection: Inspection
     _parts: Parts
     _numbers: Sequence
     _backends: Mapping[str, Snapshotter]
+    _checking: Callable[[], StoreCheck]
 
     @classmethod
     async def open(
@@ -108,6 +111,12 @@ class Metadata:
             name: Snapshots(name, backend, commits, numbers, removals, owner)
             for name, backend in snapshotters.items()
         }
+
+        def check() -> StoreCheck:
+            from .check import StoreCheck
+
+            return StoreCheck(parts, leases, stores, snapshotters, numbers, lost)
+
         return cls(
             database=database,
             namespaces=Namespaces(commits),
@@ -117,14 +126,19 @@ class Metadata:
             leases=leases,
             content=content,
             snapshots=stores,
-            checker=StoreCheck(parts, leases, stores, snapshotters, numbers, lost),
             _lost=lost,
             garbage=garbage,
             inspection=Inspection(database, garbage, files, stores),
             _parts=parts,
             _numbers=numbers,
             _backends=dict(snapshotters),
+            _checking=cache(check),
         )
+
+    @property
+    def checker(self) -> StoreCheck:
+        """The check of all that is stored; loaded only where one is wanted."""
+        return self._checking()
 
     def attach(self, collector: Collector) -> None:
         """Has the collector told of every commit, and used for synchronous deletes."""

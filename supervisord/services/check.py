@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import tarfile
-import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from protos.supervisord.check.v1 import check_pb2 as pb
@@ -56,9 +54,10 @@ async def summed_up(reports: AsyncIterator[Report]) -> AsyncIterator[pb.RunRespo
 
 
 class CheckService:
-    """``root`` is the daemon's, to which the paths in a backup are relative."""
+    """``root`` is the daemon's, to which the paths in a backup are relative; ``checker`` is asked
+    for at each call, since most daemons never see one."""
 
-    def __init__(self, checker: Checker, root: str) -> None:
+    def __init__(self, checker: Callable[[], Checker], root: str) -> None:
         self._checker = checker
         self._root = Path(root)
 
@@ -66,16 +65,18 @@ class CheckService:
         namespace = request.namespace or "default"
         check_identifier(namespace, "namespace")
         options = Options(request.quick, request.repair, namespace)
-        async for message in summed_up(self._checker.check(options)):
+        async for message in summed_up(self._checker().check(options)):
             yield message
 
     async def backup(
         self, call: Call, request: pb.BackupRequest
     ) -> AsyncIterator[pb.BackupResponse]:
+        import tempfile
+
         # On the disk of the databases: there is room for them, and nobody else reads it.
         folder = await asyncio.to_thread(tempfile.TemporaryDirectory, ".backup", None, self._root)
         try:
-            copies = await self._checker.backup(Path(folder.name))
+            copies = await self._checker().backup(Path(folder.name))
             made = await asyncio.to_thread(self._packed, Path(folder.name), copies)
             with made.open("rb") as file:
                 while data := await asyncio.to_thread(file.read, _CHUNK):
@@ -85,6 +86,8 @@ class CheckService:
 
     def _packed(self, folder: Path, copies: Sequence[CopiedDatabase]) -> Path:
         """All copies and a description of them as one tar."""
+        import tarfile
+
         members = [
             {"name": copied.copy.name, "path": self._relative(copied.path)} for copied in copies
         ]

@@ -62,7 +62,7 @@ def frozen(path: Path) -> Iterator[None]:
 @pytest.fixture
 def on_a_disk(daemon: Daemon, tmp_path: Path) -> Iterator[Daemon]:
     """A daemon of the same kind whose root is a file system of its own."""
-    with disk(tmp_path, "ext4", size=1 << 30) as mount:
+    with disk(tmp_path, "ext4", size=1 << 29) as mount:
         started = KINDS[daemon.name]()
         started.root = mount / "root"
         try:
@@ -103,10 +103,10 @@ class Hurry:
 
 
 def test_a_client_that_writes_faster_than_the_disk(on_a_disk: Daemon, unique: str) -> None:
-    """Of 400 MiB that are ready to be sent to each of two ingests, a disk that stands still lets
+    """Of 100 MiB that are ready to be sent to each of two ingests, a disk that stands still lets
     only what fits the windows and the daemon's bounded queue come in."""
     wire = Wire(on_a_disk.address, unique, ours=on_a_disk.ours)
-    pieces, count = [os.urandom(MIB), os.urandom(MIB)], 400
+    pieces, count = [os.urandom(MIB), os.urandom(MIB)], 100
     hurries = [Hurry(wire, f"r{at}", piece, count) for at, piece in enumerate(pieces)]
     before = held(on_a_disk)
     try:

@@ -170,6 +170,17 @@ def test_ready_in_time_with_every_plugin_and_stopped_without_a_trace(box: Box) -
     assert "level=error" not in box.log()
 
 
+def test_what_nobody_has_used_is_not_loaded(box: Box) -> None:
+    box.start(PYTHONPROFILEIMPORTTIME="1")
+    box.wait_ready()
+    assert box.version()
+    loaded = {line.rpartition("|")[2].strip() for line in box.log().splitlines() if "|" in line}
+    assert "supervisord.metadata.store" in loaded
+    idle = {"supervisord.images.transfers", "supervisord.metadata.check", "importlib.metadata"}
+    assert not idle & loaded
+    assert box.stop() == 0
+
+
 def test_containerds_plugins_have_containerds_names(box: Box) -> None:
     box.start()
     box.wait_ready()
