@@ -187,6 +187,32 @@ def test_a_client_that_writes_the_blob_and_stalls(registry: Server, sound: Image
             wire.close()
 
 
+def test_a_registry_that_stalls(registry: Server, sound: Image) -> None:
+    """Once: the rest is asked for. Always: that is told, and the next pull is good."""
+    more = '[plugins."io.containerd.transfer.v1.local"]\nprogress_timeout = "1s"\n'
+    with running("supervisord", more) as daemon, threaded(registry.address) as faulty:
+        wire = Wire(daemon.address, "stalled", ours=True)
+        name, layer = f"{faulty.address}/sound:1", sound.layers[1]
+        try:
+            faulty.faults.append(Fault(layer, stall_after=600_000, times=1))
+            Mover(wire).pull(name)
+            first, second = faulty.asked(layer)
+            assert "range" not in first.headers
+            assert second.headers["range"] == "bytes=600000-"
+            sweep.namespace(wire)
+
+            faulty.faults[:] = [Fault(layer, stall_after=0)]
+            said = f"GET {name.partition('/')[0]}", f"{layer}: cut: nothing came for 1 s"
+            with wire.refused(grpc.StatusCode.UNAVAILABLE, *said):
+                Mover(wire).pull(name, timeout=60)
+            assert not wire.images.List(images_pb2.ListImagesRequest()).images
+            faulty.faults.clear()
+            Mover(wire).pull(name)
+        finally:
+            sweep.namespace(wire)
+            wire.close()
+
+
 def _writing(wire: Wire) -> bool:
     """Whether the transfer is still at it: its lease then says so for a day."""
     leases = wire.leases.List(leases_pb2.ListRequest()).leases

@@ -99,7 +99,7 @@ class _Intake(asyncio.BufferedProtocol):
                 self._stall, self._stalled, self._came
             )
             return
-        self._over("nothing more came")
+        self._over(f"nothing came for {self._stall:g} s")
 
     def _over(self, why: str) -> None:
         if self._gone is None:

@@ -72,15 +72,21 @@ class Body:
                 async for piece in pieces:
                     yield piece
         except (Unavailable, aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"GET {self.response.url.path}: cut: {error}") from error
+            raise self._cut(str(error)) from error
 
     async def _sent(self) -> AsyncIterator[bytes]:
         try:
             async for chunk in self.response.content.iter_any():
                 yield chunk
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            why = "nothing more came" if isinstance(error, TimeoutError) else str(error)
-            raise Unavailable(f"GET {self.response.url.path}: cut: {why}") from error
+            stalled = isinstance(error, TimeoutError)
+            raise self._cut(
+                f"nothing came for {self.stall:g} s" if stalled else f"{error}"
+            ) from error
+
+    def _cut(self, why: str) -> Unavailable:
+        url = self.response.url  # without its query, which may be a signature
+        return Unavailable(f"GET {url.host_port_subcomponent}{url.path}: cut: {why}")
 
 
 class Repository:

@@ -95,7 +95,7 @@ async def test_a_stall_ends_it() -> None:
     async with _answering(2_000_000, ends=False) as address:
         *pieces, last = await _taken(address, stall=0.2)
     assert b"".join(pieces) == _DATA[:2_000_000]
-    assert last == b"!nothing more came"
+    assert last == b"!nothing came for 0.2 s"
 
 
 async def test_who_stops_early_leaves_nothing_behind() -> None:
