@@ -18,8 +18,9 @@ from supervisord.contracts.errors import DeadlineExceeded, NotFound, Unknown
 from .loop import Loop
 from .reaper import Exit, Reaper
 
-# The shim ignores or handles these; what it starts must not inherit that. Plain numbers, because
-# the enumeration's methods are Python code.
+# The shim ignores or handles these, or a shell that started the daemon in the background had them
+# ignored; what it starts must not inherit that. Plain numbers, because the enumeration's methods are
+# Python code.
 DEFAULT_SIGNALS = tuple(
     int(number)
     for number in (
@@ -29,6 +30,10 @@ DEFAULT_SIGNALS = tuple(
         signal.SIGTERM,
         signal.SIGHUP,
         signal.SIGCHLD,
+        signal.SIGQUIT,
+        signal.SIGTSTP,
+        signal.SIGTTIN,
+        signal.SIGTTOU,
     )
 )
 _SIGKILL = int(signal.SIGKILL)

@@ -95,6 +95,7 @@ def test_a_failed_unpack_keeps_the_blobs(
     mover: Mover, wire: Wire, faulty: Proxy, broken: Image
 ) -> None:
     name = f"{faulty.address}/broken:1"
+    faulty.faults.append(Fault(broken.layers[1], delay=1, times=1))  # the first one is whole then
     with wire.refused(grpc.StatusCode.DATA_LOSS, broken.layers[1]):
         mover.pull(name)
     assert not wire.images.List(images_pb2.ListImagesRequest()).images

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import shutil
 import subprocess
 from pathlib import Path
@@ -137,6 +138,19 @@ async def test_a_process_cannot_tell_the_difference(shims: ShimRoom, name: str) 
         assert "77" in text
         assert "CapBnd" in text
     assert told["runc"].splitlines() == told["other"].splitlines()
+
+
+@pytest.mark.parametrize("binary", ["runc", "other"])
+async def test_what_a_shell_ignores_in_the_background(shims: ShimRoom, binary: str) -> None:
+    before = signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    try:
+        shim, _ = await container(shims, binary)
+        process = spec("c", ("/bin/busybox", "grep", "SigIgn", "/proc/self/status"))["process"]
+        text = await run(shims, shim, "e", process)
+    finally:
+        signal.signal(signal.SIGQUIT, before)
+    ignored = int(text.split("SigIgn:")[1].split()[0], 16)
+    assert not ignored & 1 << signal.SIGQUIT - 1
 
 
 @pytest.mark.parametrize(
