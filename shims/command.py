@@ -19,8 +19,8 @@ from .loop import Loop
 from .reaper import Exit, Reaper
 
 # The shim ignores or handles these, or a shell that started the daemon in the background had them
-# ignored; what it starts must not inherit that. Plain numbers, because the enumeration's methods are
-# Python code.
+# ignored; what it starts must not inherit that. Plain numbers, because the enumeration's methods
+# are Python code.
 DEFAULT_SIGNALS = tuple(
     int(number)
     for number in (
