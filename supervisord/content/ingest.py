@@ -133,8 +133,9 @@ class Ingest:
 
         return await self._run(durable)
 
-    async def close(self, *, durable: bool = False) -> None:
-        """Writes what is queued, durably if wanted, and closes the file; a second time does
+    async def close(self, *, durable: bool = False, updated_at: int = 0) -> None:
+        """Writes what is queued, durably if wanted, and closes the file, whose time of the last
+        write becomes ``updated_at`` (nanoseconds; 0 leaves the kernel's); a second time does
         nothing. What the disk refuses is logged: the bytes that it has are those of ``open``."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor < 0:
@@ -146,10 +147,19 @@ class Ingest:
             if durable and self._failure is None:
                 loop = asyncio.get_running_loop()
                 await loop.run_in_executor(self._executor, self._start_disk, descriptor)
+            if updated_at:
+                self._stamp(descriptor, updated_at)
         finally:
             os.close(descriptor)
         if self._failure is not None:
             log.warning("%s: %s", self._path, self._failure)
+
+    def _stamp(self, descriptor: int, updated_at: int) -> None:
+        """The kernel's own time of a write is that of its last tick, and so may be earlier."""
+        try:
+            os.utime(descriptor, ns=(updated_at, updated_at))
+        except OSError as error:
+            log.warning("%s: %s", self._path, error)
 
     async def _run(self, work: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()

@@ -263,9 +263,11 @@ class Content:
             algorithm = wanted.expected.partition(":")[0] or "sha256"
             path = self._parts.files.ingest_path(row.file)
             ingest = await Ingest.open(path, algorithm, self._parts.executor, self._parts.behind)
-        key = wanted.key
+        key, updated_at = wanted.key, 0
+        if ingest is not None and ingest.offset:  # when it was written to, not when it goes on
+            _, updated_at = await asyncio.to_thread(self._parts.files.ingest_stat, row.file)
         writer = ContentWriter(
-            self._parts, wanted, row, ingest, shared, lambda: self._open.pop(key, None)
+            self._parts, wanted, row, ingest, shared, lambda: self._open.pop(key, None), updated_at
         )
         self._open[key] = writer
         return writer

@@ -61,6 +61,7 @@ class ContentWriter:
         ingest: Ingest | None,
         shared: int | None,
         closed: Callable[[], object],
+        updated_at: int = 0,
     ) -> None:
         self._parts = parts
         self._scope = wanted.scope
@@ -72,7 +73,7 @@ class ContentWriter:
         self._ended = False
         self._over = asyncio.Event()
         self._lock = asyncio.Lock()
-        self._updated_at = time.time_ns()
+        self._updated_at = updated_at or time.time_ns()
 
     @property
     def status(self) -> Status:
@@ -137,7 +138,8 @@ class ContentWriter:
         self._ended = True
         try:
             if self._ingest is not None:
-                await self._ingest.close(durable=durable)
+                at = self._updated_at if self._ingest.offset else 0
+                await self._ingest.close(durable=durable, updated_at=at)
         finally:
             self._closed()
             self._over.set()

@@ -88,11 +88,14 @@ async def test_a_ref_that_is_just_being_left(metadata: Metadata) -> None:
     next_one = asyncio.create_task(content.writer(SCOPE, "r"))
     await asyncio.sleep(0.02)
     assert not next_one.done()
+    updated_at = writer.status.updated_at
     await writer.close()
     async with asyncio.timeout(5):
         writer = await next_one
     assert writer.status.offset == 3
+    assert writer.status.updated_at == updated_at, "that of the last write, not of the opening"
     await writer.close()
+    assert (await content.status(SCOPE, "r")).updated_at == updated_at
 
 
 async def test_an_ingest_is_locked_and_resumed(
